@@ -1,0 +1,24 @@
+# One interface target carries what every folder of the project compiles with.
+add_library(demist_options INTERFACE)
+target_include_directories(demist_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(demist_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror)
+# Same source, same bits: no value-changing contraction differences between files of one build.
+target_compile_options(demist_options INTERFACE -ffp-contract=off)
+target_compile_definitions(demist_options INTERFACE DEMIST_VERSION="${PROJECT_VERSION}")
+if(DEMIST_SANITIZE)
+  target_compile_options(demist_options INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer
+                                                 -fno-sanitize-recover=undefined)
+  target_link_options(demist_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+# demist_library(core LINK ...): every .cpp of the folder tree becomes demist_<name>.
+function(demist_library name)
+  cmake_parse_arguments(ARG "" "" "LINK;EXCLUDE" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} *.cpp)
+  if(ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "${ARG_EXCLUDE}")
+  endif()
+  add_library(demist_${name} STATIC ${sources})
+  set_target_properties(demist_${name} PROPERTIES LINKER_LANGUAGE CXX)
+  target_link_libraries(demist_${name} PUBLIC demist_options ${ARG_LINK})
+endfunction()

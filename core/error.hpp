@@ -1,0 +1,56 @@
+// The error tree: one class per documented exit code, thrown anywhere, caught once in main.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace demist {
+
+// Exit codes of the `demist` command (README, "Exit codes").
+enum class ExitCode : int {
+  done = 0,
+  internal = 1,     // a bug of ours
+  usage = 2,        // command line or recipe
+  data = 3,         // corpora, shards, tokenizers, tasks
+  checkpoint = 4,   // unreadable or unsuitable checkpoint
+  environment = 5,  // MPI, devices, file system
+  numeric = 6,      // non-finite loss or gradient
+  requeue = 75,     // saved, wants to go on: restart or requeue me
+};
+
+// what() is one line: what is wrong, where, and what to do.
+class Error : public std::runtime_error {
+ public:
+  Error(ExitCode code, const std::string& what) : std::runtime_error(what), code_(code) {}
+  ExitCode code() const noexcept { return code_; }
+
+ private:
+  ExitCode code_;
+};
+
+struct InternalError : Error {
+  explicit InternalError(const std::string& what) : Error(ExitCode::internal, what) {}
+};
+struct ConfigError : Error {
+  explicit ConfigError(const std::string& what) : Error(ExitCode::usage, what) {}
+};
+struct DataError : Error {
+  explicit DataError(const std::string& what) : Error(ExitCode::data, what) {}
+};
+struct CheckpointError : Error {
+  explicit CheckpointError(const std::string& what) : Error(ExitCode::checkpoint, what) {}
+};
+struct EnvironmentError : Error {
+  explicit EnvironmentError(const std::string& what) : Error(ExitCode::environment, what) {}
+};
+struct NumericError : Error {
+  explicit NumericError(const std::string& what) : Error(ExitCode::numeric, what) {}
+};
+
+// Throws InternalError("<what>") when a condition that only a bug can break does not hold.
+inline void ensure(bool condition, const char* what) {
+  if (!condition) throw InternalError(what);
+}
+
+}  // namespace demist

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/file.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace demist {
+namespace {
+
+std::string reason() { return std::strerror(errno); }
+
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags)
+      : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+void sync_path(const fs::path& path, int flags) {
+  const Descriptor file(path, flags);
+  if (file.get() < 0 || ::fsync(file.get()) != 0)
+    throw EnvironmentError(path.string() + ": cannot sync to disk: " + reason());
+}
+
+fs::path folder_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw DataError(path.string() + ": cannot open: " + reason());
+  std::ostringstream content;
+  content << in.rdbuf();
+  if (in.bad()) throw DataError(path.string() + ": cannot read: " + reason());
+  return std::move(content).str();
+}
+
+void sync_file(const fs::path& path) { sync_path(path, O_RDONLY); }
+void sync_folder(const fs::path& path) { sync_path(path, O_RDONLY | O_DIRECTORY); }
+
+void durable_rename(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error)
+    throw EnvironmentError("cannot rename " + from.string() + " to " + to.string() + ": " +
+                           error.message());
+  sync_folder(folder_of(to));
+}
+
+void atomic_write(const fs::path& path, std::string_view content) {
+  const fs::path temporary = path.string() + "." + std::to_string(::getpid()) + ".tmp";
+  {
+    const Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+    std::size_t done = 0;
+    while (file.get() >= 0 && done < content.size()) {
+      const ssize_t n = ::write(file.get(), content.data() + done, content.size() - done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) break;
+      done += static_cast<std::size_t>(n);
+    }
+    if (file.get() < 0 || done < content.size() || ::fsync(file.get()) != 0) {
+      const std::string why = reason();
+      ::unlink(temporary.c_str());
+      throw EnvironmentError(path.string() + ": cannot write " + std::to_string(content.size()) +
+                             " bytes: " + why);
+    }
+  }
+  durable_rename(temporary, path);
+}
+
+std::uint64_t free_bytes(const fs::path& path) {
+  std::error_code error;
+  const auto space = fs::space(path, error);
+  if (error) throw EnvironmentError(path.string() + ": cannot read free space: " + error.message());
+  return space.available;
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  const Descriptor file(path, O_RDONLY);
+  struct stat info {};
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0)
+    throw DataError(path.string() + ": cannot open: " + reason());
+  size_ = static_cast<std::size_t>(info.st_size);
+  if (size_ == 0) return;
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
+  if (address == MAP_FAILED) throw DataError(path.string() + ": cannot map: " + reason());
+  data_ = static_cast<const std::byte*>(address);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void MappedFile::prefetch(std::size_t offset, std::size_t count) const {
+  if (offset >= size_) return;
+  constexpr std::size_t page = 4096;
+  const std::size_t begin = offset / page * page;
+  const std::size_t end = std::min(offset + count, size_);
+  // Advice only; a refusal costs speed, not correctness.
+  (void)::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_WILLNEED);
+}
+
+}  // namespace demist

@@ -1,0 +1,46 @@
+// Files that are whole or absent: atomic writes, durable renames, read-only maps.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace demist {
+
+namespace fs = std::filesystem;
+
+// Whole file as bytes. Throws DataError naming the path and the system's reason.
+std::string read_file(const fs::path& path);
+
+// Writes to a temporary file beside `path`, syncs it, renames it over `path`, syncs the folder:
+// a reader sees the old content or the new, never a part. Throws EnvironmentError.
+void atomic_write(const fs::path& path, std::string_view content);
+
+void sync_file(const fs::path& path);                           // fsync a closed file
+void sync_folder(const fs::path& path);                         // fsync a directory entry list
+void durable_rename(const fs::path& from, const fs::path& to);  // rename, then sync both folders
+
+// Bytes that an unprivileged writer may still use on the file system that holds `path`.
+std::uint64_t free_bytes(const fs::path& path);
+
+// A read-only mapping of a whole file. Plain mmap: MADV_SEQUENTIAL made cold reads 50x slower.
+class MappedFile {
+ public:
+  explicit MappedFile(const fs::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile other) noexcept;
+  ~MappedFile();
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Asks the kernel to read [offset, offset + count) ahead; returns at once.
+  void prefetch(std::size_t offset, std::size_t count) const;
+
+ private:
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace demist

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/h5.hpp"
+
+#include <hdf5.h>
+
+#include <mutex>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace demist::h5 {
+namespace {
+
+std::mutex& library_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+// Holds the lock and silences HDF5's own stack printing; reason() reads it instead.
+class Library {
+ public:
+  Library() : lock_(library_mutex()) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+  static std::string reason() {
+    std::string text;
+    H5Ewalk2(
+        H5E_DEFAULT, H5E_WALK_UPWARD,
+        [](unsigned n, const H5E_error2_t* e, void* out) -> herr_t {
+          if (n == 0 && e->desc != nullptr) *static_cast<std::string*>(out) = e->desc;
+          return 0;
+        },
+        &text);
+    return text.empty() ? "unknown HDF5 error" : text;
+  }
+
+ private:
+  std::lock_guard<std::mutex> lock_;
+};
+
+template <herr_t (*Close)(hid_t)>
+class Id {
+ public:
+  explicit Id(hid_t raw) : raw_(raw) {}
+  Id(Id&& other) noexcept : raw_(std::exchange(other.raw_, H5I_INVALID_HID)) {}
+  Id(const Id&) = delete;
+  Id& operator=(const Id&) = delete;
+  ~Id() {
+    if (raw_ >= 0) Close(raw_);
+  }
+  hid_t get() const { return raw_; }
+  bool valid() const { return raw_ >= 0; }
+
+ private:
+  hid_t raw_;
+};
+using Space = Id<H5Sclose>;
+using Dataset = Id<H5Dclose>;
+using Properties = Id<H5Pclose>;
+using Attribute = Id<H5Aclose>;
+using Object = Id<H5Oclose>;
+using DataType = Id<H5Tclose>;
+
+hid_t native(Type type) {
+  switch (type) {
+    case Type::u8:
+      return H5T_NATIVE_UINT8;
+    case Type::u16:
+      return H5T_NATIVE_UINT16;
+    case Type::u32:
+      return H5T_NATIVE_UINT32;
+    case Type::u64:
+      return H5T_NATIVE_UINT64;
+    case Type::i64:
+      return H5T_NATIVE_INT64;
+    case Type::f32:
+      return H5T_NATIVE_FLOAT;
+    case Type::f64:
+      return H5T_NATIVE_DOUBLE;
+  }
+  throw InternalError("h5: unknown type");
+}
+
+hid_t stored(Type type) {
+  switch (type) {
+    case Type::u8:
+      return H5T_STD_U8LE;
+    case Type::u16:
+      return H5T_STD_U16LE;
+    case Type::u32:
+      return H5T_STD_U32LE;
+    case Type::u64:
+      return H5T_STD_U64LE;
+    case Type::i64:
+      return H5T_STD_I64LE;
+    case Type::f32:
+      return H5T_IEEE_F32LE;
+    case Type::f64:
+      return H5T_IEEE_F64LE;
+  }
+  throw InternalError("h5: unknown type");
+}
+
+[[noreturn]] void fail(const std::filesystem::path& path, const std::string& object,
+                       const char* verb) {
+  throw DataError(path.string() + ": cannot " + verb + " '" + object + "': " + Library::reason());
+}
+
+Properties file_access() {
+  Properties properties(H5Pcreate(H5P_FILE_ACCESS));
+  // V110+: a file that its writer did not close is refused; with older bounds it opens silently.
+  H5Pset_libver_bounds(properties.get(), H5F_LIBVER_V110, H5F_LIBVER_V110);
+  H5Pset_alignment(properties.get(), 65536, 4096);
+  return properties;
+}
+
+}  // namespace
+
+std::size_t size_of(Type type) {
+  switch (type) {
+    case Type::u8:
+      return 1;
+    case Type::u16:
+      return 2;
+    case Type::u32:
+    case Type::f32:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
+File File::create(const std::filesystem::path& path) {
+  const Library library;
+  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, file_access().get());
+  if (id < 0) fail(path, "/", "create");
+  return {id, path};
+}
+
+File File::open(const std::filesystem::path& path) {
+  const Library library;
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) throw DataError(path.string() + ": no such file");
+  const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, file_access().get());
+  if (id < 0) fail(path, "/", "open");
+  return {id, path};
+}
+
+File::File(File&& other) noexcept
+    : id_(std::exchange(other.id_, -1)), path_(std::move(other.path_)) {}
+
+File& File::operator=(File other) noexcept {
+  std::swap(id_, other.id_);
+  std::swap(path_, other.path_);
+  return *this;
+}
+
+File::~File() {
+  if (id_ < 0) return;
+  const Library library;
+  H5Fclose(id_);
+}
+
+void File::close() {
+  const Library library;
+  if (id_ >= 0 && H5Fclose(std::exchange(id_, -1)) < 0) fail(path_, "/", "close");
+}
+
+void File::allocate(const std::string& name, Type type, std::uint64_t count) {
+  const Library library;
+  const hsize_t size = count;
+  const Space space(H5Screate_simple(1, &size, nullptr));
+  const Properties links(H5Pcreate(H5P_LINK_CREATE));
+  H5Pset_create_intermediate_group(links.get(), 1);
+  const Properties layout(H5Pcreate(H5P_DATASET_CREATE));
+  H5Pset_layout(layout.get(), H5D_CONTIGUOUS);
+  H5Pset_alloc_time(layout.get(), H5D_ALLOC_TIME_EARLY);
+  H5Pset_fill_time(layout.get(), H5D_FILL_TIME_NEVER);
+  const Dataset dataset(H5Dcreate2(id_, name.c_str(), stored(type), space.get(), links.get(),
+                                   layout.get(), H5P_DEFAULT));
+  if (!dataset.valid()) fail(path_, name, "create dataset");
+}
+
+void File::write(const std::string& name, Type type, const void* data, std::uint64_t count) {
+  allocate(name, type, count);
+  if (count == 0) return;
+  const Library library;
+  const Dataset dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT));
+  if (!dataset.valid() ||
+      H5Dwrite(dataset.get(), native(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+    fail(path_, name, "write");
+}
+
+namespace {
+// Selects [start, start + count) of a dataset; throws when it does not lie inside.
+Space select(hid_t dataset, std::uint64_t start, std::uint64_t count) {
+  Space space(H5Dget_space(dataset));
+  const hsize_t offset = start, size = count;
+  const hssize_t total = H5Sget_simple_extent_npoints(space.get());
+  if (total < 0 || start + count > static_cast<std::uint64_t>(total))
+    throw InternalError("h5: selection outside the dataset");
+  H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &offset, nullptr, &size, nullptr);
+  return space;
+}
+}  // namespace
+
+void File::write_at(const std::string& name, std::uint64_t start, const void* data,
+                    std::uint64_t count) {
+  if (count == 0) return;
+  const Library library;
+  const Dataset dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT));
+  if (!dataset.valid()) fail(path_, name, "open dataset");
+  const Space file_space = select(dataset.get(), start, count);
+  const hsize_t size = count;
+  const Space memory(H5Screate_simple(1, &size, nullptr));
+  const DataType type(H5Dget_type(dataset.get()));
+  const DataType memory_type(H5Tget_native_type(type.get(), H5T_DIR_ASCEND));
+  if (H5Dwrite(dataset.get(), memory_type.get(), memory.get(), file_space.get(), H5P_DEFAULT,
+               data) < 0)
+    fail(path_, name, "write");
+}
+
+void File::read(const std::string& name, Type type, void* data, std::uint64_t count) const {
+  read_at(name, type, 0, data, count);
+}
+
+void File::read_at(const std::string& name, Type type, std::uint64_t start, void* data,
+                   std::uint64_t count) const {
+  const Library library;
+  const Dataset dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT));
+  if (!dataset.valid()) fail(path_, name, "open dataset");
+  if (count == 0) return;
+  const Space file_space = select(dataset.get(), start, count);
+  const hsize_t size = count;
+  const Space memory(H5Screate_simple(1, &size, nullptr));
+  if (H5Dread(dataset.get(), native(type), memory.get(), file_space.get(), H5P_DEFAULT, data) < 0)
+    fail(path_, name, "read");
+}
+
+bool File::exists(const std::string& name) const {
+  const Library library;
+  // H5Lexists fails when a parent is missing, so ask for every prefix.
+  for (std::size_t at = name.find('/', 1);; at = name.find('/', at + 1)) {
+    if (H5Lexists(id_, name.substr(0, at).c_str(), H5P_DEFAULT) <= 0) return false;
+    if (at == std::string::npos) return true;
+  }
+}
+
+Extent File::extent(const std::string& name) const {
+  const Library library;
+  const Dataset dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT));
+  if (!dataset.valid()) fail(path_, name, "open dataset");
+  const Space space(H5Dget_space(dataset.get()));
+  Extent extent;
+  extent.count = static_cast<std::uint64_t>(H5Sget_simple_extent_npoints(space.get()));
+  extent.bytes = H5Dget_storage_size(dataset.get());
+  const DataType type(H5Dget_type(dataset.get()));
+  bool known = false;
+  for (const Type candidate :
+       {Type::u8, Type::u16, Type::u32, Type::u64, Type::i64, Type::f32, Type::f64})
+    if (H5Tequal(type.get(), stored(candidate)) > 0) {
+      extent.type = candidate;
+      known = true;
+    }
+  if (!known) throw DataError(path_.string() + ": '" + name + "' has an unsupported element type");
+  const haddr_t offset = H5Dget_offset(dataset.get());
+  if (offset == HADDR_UNDEF && extent.count > 0)
+    throw DataError(path_.string() + ": '" + name + "' is not stored contiguously");
+  extent.offset = offset == HADDR_UNDEF ? 0 : offset;
+  return extent;
+}
+
+void File::set_attribute(const std::string& on, const std::string& name, const std::string& value) {
+  const Library library;
+  const Object object(H5Oopen(id_, on.c_str(), H5P_DEFAULT));
+  const DataType type(H5Tcopy(H5T_C_S1));
+  H5Tset_size(type.get(), value.empty() ? 1 : value.size());
+  H5Tset_strpad(type.get(), H5T_STR_NULLPAD);
+  H5Tset_cset(type.get(), H5T_CSET_UTF8);
+  const Space space(H5Screate(H5S_SCALAR));
+  const Attribute attribute(
+      H5Acreate2(object.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!attribute.valid() || H5Awrite(attribute.get(), type.get(), value.c_str()) < 0)
+    fail(path_, on + "@" + name, "write attribute");
+}
+
+void File::set_attribute(const std::string& on, const std::string& name, std::uint64_t value) {
+  const Library library;
+  const Object object(H5Oopen(id_, on.c_str(), H5P_DEFAULT));
+  const Space space(H5Screate(H5S_SCALAR));
+  const Attribute attribute(
+      H5Acreate2(object.get(), name.c_str(), H5T_STD_U64LE, space.get(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!attribute.valid() || H5Awrite(attribute.get(), H5T_NATIVE_UINT64, &value) < 0)
+    fail(path_, on + "@" + name, "write attribute");
+}
+
+std::string File::string_attribute(const std::string& on, const std::string& name) const {
+  const Library library;
+  const Attribute attribute(
+      H5Aopen_by_name(id_, on.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!attribute.valid()) fail(path_, on + "@" + name, "open attribute");
+  const DataType type(H5Aget_type(attribute.get()));
+  std::string value(H5Tget_size(type.get()), '\0');
+  if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0 ||
+      H5Aread(attribute.get(), type.get(), value.data()) < 0)
+    fail(path_, on + "@" + name, "read string attribute");
+  value.resize(value.find_last_not_of('\0') + 1);
+  return value;
+}
+
+std::uint64_t File::uint_attribute(const std::string& on, const std::string& name) const {
+  const Library library;
+  const Attribute attribute(
+      H5Aopen_by_name(id_, on.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+  std::uint64_t value = 0;
+  if (!attribute.valid() || H5Aread(attribute.get(), H5T_NATIVE_UINT64, &value) < 0)
+    fail(path_, on + "@" + name, "read attribute");
+  return value;
+}
+
+bool File::has_attribute(const std::string& on, const std::string& name) const {
+  const Library library;
+  return H5Aexists_by_name(id_, on.c_str(), name.c_str(), H5P_DEFAULT) > 0;
+}
+
+}  // namespace demist::h5

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/mpi.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <limits>
+
+#include "core/mpi_handle.hpp"
+
+namespace demist::mpi {
+
+void check(int code, std::string_view call) {
+  if (code == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  throw EnvironmentError(std::string(call) + ": " + text.data());
+}
+
+Comm::Handle::~Handle() {
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (owned && finalized == 0) MPI_Comm_free(&raw);
+}
+
+namespace {
+
+int narrow(std::size_t count) {
+  if (count > static_cast<std::size_t>(std::numeric_limits<int>::max()))
+    throw InternalError("MPI message longer than 2^31 elements");
+  return static_cast<int>(count);
+}
+
+Comm owning(MPI_Comm raw) {
+  // The default handler ends the job before any check of ours sees a code.
+  MPI_Comm_set_errhandler(raw, MPI_ERRORS_RETURN);
+  return Comm(std::make_shared<Comm::Handle>(raw, true));
+}
+
+}  // namespace
+
+Comm::Comm(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {
+  check(MPI_Comm_rank(handle_->raw, &rank_), "MPI_Comm_rank");
+  check(MPI_Comm_size(handle_->raw, &size_), "MPI_Comm_size");
+}
+
+Comm Comm::duplicate() const {
+  MPI_Comm raw = MPI_COMM_NULL;
+  check(MPI_Comm_dup(handle_->raw, &raw), "MPI_Comm_dup");
+  return owning(raw);
+}
+
+Comm Comm::split(int color, int key) const {
+  MPI_Comm raw = MPI_COMM_NULL;
+  check(MPI_Comm_split(handle_->raw, color, key, &raw), "MPI_Comm_split");
+  return owning(raw);
+}
+
+Comm Comm::split_node() const {
+  MPI_Comm raw = MPI_COMM_NULL;
+  check(MPI_Comm_split_type(handle_->raw, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &raw),
+        "MPI_Comm_split_type");
+  return owning(raw);
+}
+
+void Comm::barrier() const { check(MPI_Barrier(handle_->raw), "MPI_Barrier"); }
+
+void Comm::broadcast(std::span<std::byte> bytes, int root) const {
+  check(MPI_Bcast(bytes.data(), narrow(bytes.size()), MPI_BYTE, root, handle_->raw), "MPI_Bcast");
+}
+
+std::string Comm::broadcast(std::string text, int root) const {
+  std::int64_t size = static_cast<std::int64_t>(text.size());
+  check(MPI_Bcast(&size, 1, MPI_INT64_T, root, handle_->raw), "MPI_Bcast");
+  text.resize(static_cast<std::size_t>(size));
+  broadcast(std::as_writable_bytes(std::span(text.data(), text.size())), root);
+  return text;
+}
+
+std::vector<std::string> Comm::gather(std::string_view mine, int root) const {
+  const int count = narrow(mine.size());
+  std::vector<int> counts(static_cast<std::size_t>(size_)), starts(counts);
+  check(MPI_Gather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, root, handle_->raw),
+        "MPI_Gather");
+  std::size_t total = 0;
+  if (rank_ == root)
+    for (std::size_t r = 0; r < counts.size(); ++r) {
+      starts[r] = narrow(total);
+      total += static_cast<std::size_t>(counts[r]);
+    }
+  std::string all(total, '\0');
+  check(MPI_Gatherv(mine.data(), count, MPI_BYTE, all.data(), counts.data(), starts.data(),
+                    MPI_BYTE, root, handle_->raw),
+        "MPI_Gatherv");
+  std::vector<std::string> parts;
+  if (rank_ == root)
+    for (std::size_t r = 0; r < counts.size(); ++r)
+      parts.push_back(
+          all.substr(static_cast<std::size_t>(starts[r]), static_cast<std::size_t>(counts[r])));
+  return parts;
+}
+
+std::int64_t Comm::all_reduce_max(std::int64_t value) const {
+  std::int64_t result = 0;
+  check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, handle_->raw), "MPI_Allreduce");
+  return result;
+}
+
+std::int64_t Comm::all_reduce_sum(std::int64_t value) const {
+  std::int64_t result = 0;
+  check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_SUM, handle_->raw), "MPI_Allreduce");
+  return result;
+}
+
+void Comm::send(std::string_view text, int to, int tag) const {
+  check(MPI_Send(text.data(), narrow(text.size()), MPI_BYTE, to, tag, handle_->raw), "MPI_Send");
+}
+
+std::pair<int, std::string> Comm::receive(int from, int tag) const {
+  MPI_Status status;
+  const int source = from == any_source ? MPI_ANY_SOURCE : from;
+  check(MPI_Probe(source, tag, handle_->raw, &status), "MPI_Probe");
+  int count = 0;
+  check(MPI_Get_count(&status, MPI_BYTE, &count), "MPI_Get_count");
+  std::string text(static_cast<std::size_t>(count), '\0');
+  check(MPI_Recv(text.data(), count, MPI_BYTE, status.MPI_SOURCE, tag, handle_->raw, &status),
+        "MPI_Recv");
+  return {status.MPI_SOURCE, std::move(text)};
+}
+
+Session::Session(int* argc, char*** argv) {
+  // A singleton asks for a daemon that bare machines lack.
+  if (!launched_by_mpi()) ::setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  int level = 0;
+  check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level), "MPI_Init_thread");
+  if (level < MPI_THREAD_FUNNELED)
+    throw EnvironmentError("this MPI library offers no MPI_THREAD_FUNNELED; build it with threads");
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  world_ = Comm(std::make_shared<Comm::Handle>(MPI_COMM_WORLD, false));
+}
+
+Session::~Session() {
+  world_ = Comm();
+  MPI_Finalize();
+}
+
+void Session::abort(int code) const {
+  MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
+}
+
+bool launched_by_mpi() {
+  return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr || std::getenv("PMIX_RANK") != nullptr ||
+         std::getenv("PMI_RANK") != nullptr;
+}
+
+Outcome attempt(const std::function<void()>& phase) {
+  try {
+    phase();
+    return {};
+  } catch (const Error& error) {
+    return {error.code(), error.what()};
+  } catch (const std::exception& error) {
+    return {ExitCode::internal, error.what()};
+  }
+}
+
+void agree(const Comm& comm, const Outcome& mine, std::string_view phase) {
+  const bool failed = mine.code != ExitCode::done;
+  if (comm.size() == 1) {
+    if (failed) throw Error(mine.code, mine.message);
+    return;
+  }
+  // The lowest failing rank wins: -1 when nobody failed.
+  const std::int64_t first =
+      comm.size() - comm.all_reduce_max(failed ? comm.size() - comm.rank() : 0);
+  if (first == comm.size()) return;
+  const int root = static_cast<int>(first);
+  const auto code = static_cast<ExitCode>(
+      comm.all_reduce_max(comm.rank() == root ? static_cast<std::int64_t>(mine.code) : 0));
+  const std::string message = comm.broadcast(mine.message, root);
+  throw Error(code, std::string(phase) + ": rank " + std::to_string(root) + ": " + message);
+}
+
+void together(const Comm& comm, std::string_view phase, const std::function<void()>& body) {
+  agree(comm, attempt(body), phase);
+}
+
+}  // namespace demist::mpi

@@ -1,0 +1,83 @@
+// MPI as a scope and a handle: nothing else in the project sees mpi.h but the tensor communicator.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.hpp"
+
+namespace demist::mpi {
+
+// A communicator. Counts are elements. Every failing call throws EnvironmentError with MPI's text.
+// Collectives must be entered by all ranks; see agree() for phases that can fail on one rank.
+class Comm {
+ public:
+  struct Handle;  // owns an MPI_Comm
+  Comm() = default;
+  explicit Comm(std::shared_ptr<Handle> handle);
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  Comm duplicate() const;                // messages on it never match messages on this one
+  Comm split(int color, int key) const;  // ranks of one color, ordered by key
+  Comm split_node() const;               // ranks that share this machine's memory
+
+  void barrier() const;
+  void broadcast(std::span<std::byte> bytes, int root) const;
+  std::string broadcast(std::string text, int root) const;
+  std::vector<std::string> gather(std::string_view mine, int root) const;  // empty on other ranks
+  std::int64_t all_reduce_max(std::int64_t value) const;
+  std::int64_t all_reduce_sum(std::int64_t value) const;
+
+  // Point to point, for text messages of any length. receive returns {source, text}.
+  void send(std::string_view text, int to, int tag) const;
+  std::pair<int, std::string> receive(int from, int tag) const;  // from = any_source for any
+  static constexpr int any_source = -1;
+
+  const Handle& handle() const { return *handle_; }
+
+ private:
+  std::shared_ptr<Handle> handle_;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+// Initializes MPI (thread level FUNNELED, errors returned) and finalizes it at the end of main.
+// Owned by main outside its try block: an abort during unwinding would lose the message.
+class Session {
+ public:
+  Session(int* argc, char*** argv);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  const Comm& world() const { return world_; }
+  [[noreturn]] void abort(int code) const;  // ends every rank of the job with `code`
+
+ private:
+  Comm world_;
+};
+
+// True when this process was started by mpirun or srun, so that MPI_Init joins a job.
+bool launched_by_mpi();
+
+// What one rank's local phase came to. Empty message: success.
+struct Outcome {
+  ExitCode code = ExitCode::done;
+  std::string message;
+};
+// Runs a local phase (no collectives inside) and catches what it throws.
+Outcome attempt(const std::function<void()>& phase);
+// Every rank calls this after the phase and before its next collective. When any rank failed, all
+// throw the same Error: the first failing rank's, prefixed "rank R: ".
+void agree(const Comm& comm, const Outcome& mine, std::string_view phase);
+// attempt + agree.
+void together(const Comm& comm, std::string_view phase, const std::function<void()>& body);
+
+}  // namespace demist::mpi

@@ -1,0 +1,163 @@
+// The mathematics of a training step on one device: one op, one contract here, one file per device.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/tensor.hpp"
+#include "kernels/types.hpp"
+
+namespace demist {
+
+// S is the storage type of activations and matrices: fp32, or bf16 with every sum, statistic and
+// exponential in fp32 and one rounding on store. n = tokens, d = hidden, V = vocabulary rows held
+// here. Outputs are overwritten unless the comment says "adds". Results do not depend on the number
+// of threads. Wrong shapes or types throw InternalError naming the op (checked in ops.cpp; the
+// public functions are the non-virtual ones).
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;  // "cpu avx512", ...
+
+  // out (S or fp32) = op(a) op(b) (both S) [+ bias fp32 [n]]; accumulate: adds to out (fp32 only).
+  void gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
+            bool accumulate = false, std::span<const float> bias = {});
+
+  // x[t] = word[ids[t] - word_begin] + position[positions[t]] + type[0]; x S [n,d].
+  // Ids outside [word_begin, word_begin + word.rows) add no word (vocabulary-parallel); with
+  // `word_only` the position and type rows are left out (another rank adds them).
+  void embed_forward(TensorView x, std::span<const std::int32_t> ids,
+                     std::span<const std::int32_t> positions, ConstTensorView word,
+                     std::int64_t word_begin, ConstTensorView position, ConstTensorView type,
+                     bool word_only);
+  // dword (fp32 [V,d]) adds dx rows in token order per id, deterministically; dposition (fp32) and
+  // dtype_row (fp32 [1,d]) are overwritten. Rows `padding_id` of dword and dposition get nothing.
+  void embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
+                      TensorView dtype_row, ConstTensorView dx, std::span<const std::int32_t> ids,
+                      std::span<const std::int32_t> positions, std::int32_t padding_id);
+
+  // out = gelu(pre + bias), exact erf form (Hendrycks and Gimpel 2016). out may alias pre.
+  void bias_gelu_forward(TensorView out, ConstTensorView pre, std::span<const float> bias);
+  // dpre = dout * gelu'(pre + bias); dbias = column sum of dpre. dpre may alias dout.
+  void bias_gelu_backward(TensorView dpre, std::span<float> dbias, ConstTensorView dout,
+                          ConstTensorView pre, std::span<const float> bias);
+
+  void add_layernorm_forward(const AddLayerNorm& op);  // Ba et al. 2016
+  void add_layernorm_backward(const AddLayerNormBackward& op);
+  // x = dropout(x) in place; its own backward with the same key. Rows as in AddLayerNorm.
+  void dropout(TensorView x, const Dropout& dropout, const TokenGrid& grid);
+
+  // Bidirectional softmax attention over each sequence's key ranges (Vaswani et al. 2017, eq. 1),
+  // scale 1/sqrt(head_dim). qkv S [n, 3 * heads * head_dim] = (q | k | v), heads side by side.
+  // out S [n, heads * head_dim]; lse fp32 [heads, n] = log-sum-exp of the scaled scores.
+  void attention_forward(TensorView out, TensorView lse, ConstTensorView qkv, const Attention& op);
+  // dqkv S, laid out as qkv. Probabilities are recomputed from lse; never [cols x cols] for more
+  // than one head of one sequence a thread.
+  void attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
+                          ConstTensorView out, ConstTensorView lse, const Attention& op);
+
+  void gather_rows(TensorView out, ConstTensorView x, std::span<const std::int32_t> rows);
+  // out = 0, then out[rows[i]] = x[i]; rows are distinct.
+  void scatter_rows(TensorView out, ConstTensorView x, std::span<const std::int32_t> rows);
+  void column_sum(std::span<float> out, ConstTensorView x);  // fp32 [cols], fixed order by shape
+  void add(TensorView out, ConstTensorView a, ConstTensorView b);  // out may alias either
+  void convert(TensorView out, ConstTensorView in);                // fp32 <-> S
+
+  // Softmax cross-entropy over logits fp32 [m,V] of this vocabulary part, in two passes so that
+  // ranks can combine in between. Pass 1, per row: maximum, sum of exp(logit - maximum), the sum of
+  // all logits (label smoothing), and the target's logit (0 when it lies elsewhere). Columns
+  // [valid, V) are padding and take no part. logits have `bias` added in place.
+  void cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
+                                std::span<float> logit_sum, std::span<float> target_logit,
+                                TensorView logits, std::span<const float> bias,
+                                std::span<const std::int32_t> target, std::int64_t vocab_begin,
+                                std::int64_t valid);
+  // Pass 2: dlogits S [m,V] = (weight + smooth) p - weight * onehot(target) - smooth / vocab_size,
+  // p = exp(logit - lse); dbias adds its column sums. dlogits may alias logits (row by row, with
+  // dlogits.ld a multiple of logits.ld in bytes); padding columns get 0.
+  void cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
+                              std::span<const float> lse, std::span<const std::int32_t> target,
+                              std::span<const float> weight, std::span<const float> smooth,
+                              std::int64_t vocab_begin, std::int64_t valid,
+                              std::int64_t vocab_size);
+
+  // acc += round(grad * 2^exponent) (ties to even); returns the largest |grad|, NaN when any is not
+  // finite. The caller adds nothing of a call whose largest |grad| * 2^exponent exceeds its limit:
+  // check with max_abs first.
+  void fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad, int exponent);
+  float max_abs(std::span<const float> values);  // NaN when any value is not finite
+  // out = acc * 2^-exponent, rounded once to fp32.
+  void fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc, int exponent);
+  // Sum of squares in double, each kNormTile elements in a fixed order; out has one value a tile.
+  static constexpr std::int64_t kNormTile = 1024;
+  void tile_sum_squares(std::span<double> out, std::span<const float> values);
+
+  // Decoupled weight decay Adam (Loshchilov and Hutter 2019, alg. 2): with g = grad * grad_scale,
+  // m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+  // p -= lr * (m c1 / (sqrt(v c2) + eps) + weight_decay * p), c the bias corrections.
+  // work (S, same size, or absent) receives the rounded parameter.
+  void adamw(std::span<float> param, std::span<float> m, std::span<float> v,
+             std::span<const float> grad, TensorView work, const AdamW& op);
+
+ private:
+  virtual void do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
+                       bool accumulate, std::span<const float> bias) = 0;
+  virtual void do_embed_forward(TensorView x, std::span<const std::int32_t> ids,
+                                std::span<const std::int32_t> positions, ConstTensorView word,
+                                std::int64_t word_begin, ConstTensorView position,
+                                ConstTensorView type, bool word_only) = 0;
+  virtual void do_embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
+                                 TensorView dtype_row, ConstTensorView dx,
+                                 std::span<const std::int32_t> ids,
+                                 std::span<const std::int32_t> positions,
+                                 std::int32_t padding_id) = 0;
+  virtual void do_bias_gelu_forward(TensorView out, ConstTensorView pre,
+                                    std::span<const float> bias) = 0;
+  virtual void do_bias_gelu_backward(TensorView dpre, std::span<float> dbias, ConstTensorView dout,
+                                     ConstTensorView pre, std::span<const float> bias) = 0;
+  virtual void do_add_layernorm_forward(const AddLayerNorm& op) = 0;
+  virtual void do_add_layernorm_backward(const AddLayerNormBackward& op) = 0;
+  virtual void do_dropout(TensorView x, const Dropout& dropout, const TokenGrid& grid) = 0;
+  virtual void do_attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
+                                    const Attention& op) = 0;
+  virtual void do_attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
+                                     ConstTensorView out, ConstTensorView lse,
+                                     const Attention& op) = 0;
+  virtual void do_gather_rows(TensorView out, ConstTensorView x,
+                              std::span<const std::int32_t> rows) = 0;
+  virtual void do_scatter_rows(TensorView out, ConstTensorView x,
+                               std::span<const std::int32_t> rows) = 0;
+  virtual void do_column_sum(std::span<float> out, ConstTensorView x) = 0;
+  virtual void do_add(TensorView out, ConstTensorView a, ConstTensorView b) = 0;
+  virtual void do_convert(TensorView out, ConstTensorView in) = 0;
+  virtual void do_cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
+                                           std::span<float> logit_sum,
+                                           std::span<float> target_logit, TensorView logits,
+                                           std::span<const float> bias,
+                                           std::span<const std::int32_t> target,
+                                           std::int64_t vocab_begin, std::int64_t valid) = 0;
+  virtual void do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
+                                         ConstTensorView logits, std::span<const float> lse,
+                                         std::span<const std::int32_t> target,
+                                         std::span<const float> weight,
+                                         std::span<const float> smooth, std::int64_t vocab_begin,
+                                         std::int64_t valid, std::int64_t vocab_size) = 0;
+  virtual void do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
+                                  int exponent) = 0;
+  virtual float do_max_abs(std::span<const float> values) = 0;
+  virtual void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
+                                       int exponent) = 0;
+  virtual void do_tile_sum_squares(std::span<double> out, std::span<const float> values) = 0;
+  virtual void do_adamw(std::span<float> param, std::span<float> m, std::span<float> v,
+                        std::span<const float> grad, TensorView work, const AdamW& op) = 0;
+};
+
+// The best CPU instruction set this machine has: AVX-512 (bf16 with VDPBF16PS where present) or
+// AVX2. `isa`: "" picks; "avx2", "avx512" force one and throw EnvironmentError when the machine
+// lacks it.
+std::unique_ptr<Backend> make_cpu_backend(const std::string& isa = "");
+
+}  // namespace demist

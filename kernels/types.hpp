@@ -1,0 +1,95 @@
+// What an operation needs to know besides its tensors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "core/tensor.hpp"
+
+namespace demist {
+
+// The tokens of one micro-batch: sequence r, column c is row r * cols + c of every activation.
+// `sample` names each sequence for the random streams (dropout), wherever it is computed.
+struct TokenGrid {
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::span<const std::uint64_t> sample;  // [rows]
+  std::int64_t tokens() const { return rows * cols; }
+};
+
+// Keys that a query may see: [begin, end) of its own sequence's columns. One pair of int32 a token
+// covers padding (0, length) and document masks (the document's columns). begin == end: output 0.
+struct KeyRanges {
+  std::span<const std::int32_t> begin;  // [tokens]
+  std::span<const std::int32_t> end;    // [tokens]
+};
+
+// Dropout as a function. An element is dropped when its 16-bit draw is below round(p * 65536); kept
+// elements are multiplied by 1 / (1 - p'), p' that rounded probability. The draw of element e of
+// "row" (sample, position) under `key`, with g = e / 128, r = e % 128: half (r % 2) (0 = low) of
+// word r / 32 of philox(key, c0 = g * 16 + (r % 32) / 2, c1 = position, c2, c3 = sample's low, high
+// word).
+struct Dropout {
+  float p = 0;            // 0 turns it off
+  std::uint64_t key = 0;  // stream_key(seed, stream, step)
+  bool active() const { return p > 0; }
+  std::uint32_t threshold() const { return static_cast<std::uint32_t>(p * 65536.0f + 0.5f); }
+  float keep_scale() const { return 65536.0f / (65536.0f - static_cast<float>(threshold())); }
+};
+
+// Which operand of out = op(a) op(b) is stored transposed. Row-major throughout.
+enum class Transpose {
+  none,  // out[m,n] = a[m,k]   b[k,n]         (NN: dX = dY W)
+  b,     // out[m,n] = a[m,k]   b[n,k]^T       (NT: Y = X W^T, W stored [out, in])
+  a,     // out[m,n] = a[k,m]^T b[k,n]         (TN: dW = dY^T X)
+};
+
+struct AddLayerNorm {
+  // forward: sum = residual + dropout(x + bias);  y = (sum - mean) * rstd * gamma + beta
+  TensorView sum;               // S [n,d]; absent when nobody needs it. May alias residual or x
+  TensorView y;                 // S [n,d]; absent: no normalization (pre-LN's last residual add)
+  std::span<float> mean, rstd;  // [n]
+  ConstTensorView x;            // S [n,d]
+  std::span<const float> bias;  // [d] or empty
+  ConstTensorView residual;     // S [n,d] or absent
+  std::span<const float> gamma, beta;  // [d]
+  float epsilon = 1e-5f;
+  Dropout dropout;
+  TokenGrid grid;  // dropout's rows; position = column
+};
+
+struct AddLayerNormBackward {
+  // dsum = LayerNorm'(dy) + dsum_extra;  dx = dropout'(dsum);  dresidual = dsum
+  TensorView dsum;  // S [n,d]. May alias dy or dsum_extra
+  TensorView dx;    // S [n,d]; may alias dsum when dropout is off; absent: not needed
+  std::span<float> dgamma, dbeta;     // [d], overwritten
+  std::span<float> dbias;             // [d], overwritten with the column sum of dx; or empty
+  ConstTensorView dy;                 // S [n,d]; absent: dsum = dsum_extra
+  ConstTensorView dsum_extra;         // S [n,d] or absent
+  ConstTensorView sum;                // S [n,d] as stored by the forward pass
+  std::span<const float> mean, rstd;  // [n]
+  std::span<const float> gamma;       // [d]
+  Dropout dropout;
+  TokenGrid grid;
+};
+
+struct Attention {
+  std::int64_t heads = 0;       // heads held here
+  std::int64_t first_head = 0;  // global index of the first: names the dropout rows
+  std::int64_t head_dim = 0;
+  TokenGrid grid;
+  KeyRanges keys;
+  // Probabilities are dropped at element k of row (sample, position = query * kMaxHeads + head).
+  Dropout dropout;
+  static constexpr std::uint32_t kMaxHeads = 1024;
+};
+
+struct AdamW {
+  float lr = 0, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
+  // 1 / (1 - beta^t), computed in double on the host.
+  float bias_correction1 = 1, bias_correction2 = 1;
+  float grad_scale = 1;  // multiplies the gradient first: 1 / normalizer * clip factor
+};
+
+}  // namespace demist

@@ -1,0 +1,12 @@
+// For MPI tests: `int main(int argc, char** argv) { return demist::test::run_mpi_tests(argc, argv);
+// }` SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "core/mpi.hpp"
+
+namespace demist::test {
+
+const mpi::Comm& world();
+int run_mpi_tests(int argc, char** argv);
+
+}  // namespace demist::test

@@ -1,0 +1,102 @@
+// Checkpoints: boxes of logical tensors, format demist.ckpt/1 (docs/formats/checkpoint.md).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/mpi.hpp"
+
+namespace demist::checkpoint {
+
+namespace fs = std::filesystem;
+
+// A logical tensor is what Hugging Face would call it: unsharded, unfused, unpadded, fp32. Its kind
+// says which of the three values per element is meant.
+enum class Kind : std::uint8_t { parameter, adam_m, adam_v };
+
+struct LogicalTensor {
+  std::string name;
+  std::int64_t rows = 1, cols = 0;  // a vector has one row
+  std::int64_t size() const { return rows * cols; }
+};
+
+// A run of elements of the flattened logical tensor (row-major). A column-split matrix is one piece
+// a row; pieces of one tensor over all ranks must tile it exactly for each kind present.
+struct Piece {
+  std::size_t tensor = 0;  // index into the tensor table
+  Kind kind = Kind::parameter;
+  std::int64_t start = 0;  // first element of the flattened tensor
+  std::span<const float> values;
+};
+struct MutablePiece {
+  std::size_t tensor = 0;
+  Kind kind = Kind::parameter;
+  std::int64_t start = 0;
+  std::span<float> values;
+};
+
+// Everything that is not a tensor. All strings are opaque to this folder.
+struct Meta {
+  std::int64_t step = 0;   // finished steps of the stage
+  std::string stage;       // recipe's stage name
+  std::string model_json;  // architecture (worker::ModelConfig as JSON)
+  std::string recipe_hash, tokenizer_hash, data_hash;
+  std::string state_json;  // what the trainer needs besides: scales, counters, noise settings
+};
+
+// Collective. Each rank writes its pieces to one HDF5 file in <root>/step-XXXXXXXX.tmp, syncs;
+// ranks agree; rank 0 writes MANIFEST.json with the checksums, renames the directory, updates
+// LATEST, and prunes to the newest `keep_last` (0: keep all). Any failure throws on all ranks and
+// leaves older checkpoints untouched.
+void save(const mpi::Comm& comm, const fs::path& root, const std::vector<LogicalTensor>& tensors,
+          std::span<const Piece> pieces, const Meta& meta, int keep_last);
+
+// A verified-on-read checkpoint directory.
+class Checkpoint {
+ public:
+  // Reads and checks MANIFEST.json and file sizes. Throws CheckpointError.
+  explicit Checkpoint(const fs::path& directory);
+  const Meta& meta() const { return meta_; }
+  const std::vector<LogicalTensor>& tensors() const { return tensors_; }
+  const fs::path& directory() const { return directory_; }
+  std::optional<std::size_t> find(const std::string& name) const;
+  bool has(Kind kind) const;
+  // Fills any piece, whatever layout wrote it. piece.tensor indexes this checkpoint's table. Boxes
+  // are verified against their checksum on first use. Throws CheckpointError naming file and
+  // tensor.
+  void read(MutablePiece piece) const;
+  void verify() const;  // every box, and that boxes tile every tensor
+  // SHA-256 over (name, shape, kind, fp32 bytes) in name order, plus step: the same for any layout
+  // of the same state.
+  std::string hash() const;
+
+ private:
+  struct Box {
+    std::size_t tensor;
+    Kind kind;
+    std::int64_t start, count;
+    std::size_t file;
+    std::uint64_t offset, checksum;
+  };
+  fs::path directory_;
+  Meta meta_;
+  std::vector<LogicalTensor> tensors_;
+  std::vector<std::string> files_;
+  std::vector<Box> boxes_;  // sorted by (tensor, kind, start)
+  mutable std::vector<bool> verified_;
+};
+
+// The newest checkpoint under `root` that opens and verifies; bad ones are named in a warning and
+// passed over. Empty when there is none.
+std::optional<Checkpoint> open_latest(const fs::path& root);
+// A path to a checkpoint directory, or to a folder of checkpoints (its latest). Throws.
+Checkpoint open_any(const fs::path& path);
+
+}  // namespace demist::checkpoint

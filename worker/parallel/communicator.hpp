@@ -1,0 +1,51 @@
+// How tensors travel between ranks. Implementations: local (one rank), MPI; one conformance suite.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/mpi.hpp"
+
+namespace demist {
+
+// Collectives over a group of ranks; all must enter in the same order. Counts are elements.
+// Floating-point sums add in rank order, so every rank gets the same bits, run after run.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual void barrier() = 0;
+  virtual void all_reduce_sum(std::span<float> values) = 0;
+  virtual void all_reduce_sum(std::span<std::int64_t> values) = 0;
+  virtual void all_reduce_max(std::span<float> values) = 0;  // a NaN anywhere gives NaN everywhere
+  // Rank r receives the sum of all ranks' in[starts[r], starts[r + 1]); in.size() == starts.back().
+  virtual void reduce_scatter_sum(std::span<std::int64_t> out, std::span<const std::int64_t> in,
+                                  std::span<const std::int64_t> starts) = 0;
+  virtual void reduce_scatter_sum(std::span<float> out, std::span<const float> in,
+                                  std::span<const std::int64_t> starts) = 0;
+  // all[starts[r], starts[r + 1]) comes from rank r; in place: mine may lie inside all. Bytes.
+  virtual void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) = 0;
+  virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
+};
+
+std::unique_ptr<Communicator> make_local_communicator();
+std::unique_ptr<Communicator> make_mpi_communicator(const mpi::Comm& comm);  // duplicates comm
+
+// tensor x data grid: world rank = data_rank * tensor_size + tensor_rank.
+struct ParallelLayout {
+  int tensor_size = 1, tensor_rank = 0;
+  int data_size = 1, data_rank = 0;
+};
+struct ParallelGroups {
+  ParallelLayout layout;
+  std::unique_ptr<Communicator> tensor, data, world;
+};
+// Throws ConfigError when tensor_size does not divide the number of ranks.
+ParallelGroups make_parallel_groups(const mpi::Comm& world, int tensor_size);
+
+}  // namespace demist

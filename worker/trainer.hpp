@@ -1,0 +1,97 @@
+// One rank's part of a training run: state, a step, held-out loss, saving. Knows no policy.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/mpi.hpp"
+#include "data/source.hpp"
+#include "kernels/backend.hpp"
+#include "worker/checkpoint/checkpoint.hpp"
+#include "worker/config.hpp"
+
+namespace demist {
+
+// What the coordinator tells every rank before a step.
+struct StepPlan {
+  std::int64_t step = 0;
+  std::vector<std::int32_t> owner;  // data-parallel group of each micro-batch; any assignment gives
+                                    // the same bits under Reduction::exact
+};
+
+// What a step came to; equal on all ranks except `compute_seconds`.
+struct StepReport {
+  std::int64_t step = 0;
+  double loss = 0;       // weighted sum / normalizer over the whole step
+  double grad_norm = 0;  // global, before clipping
+  double lr = 0;
+  std::int64_t tokens = 0;     // real tokens of the step, all ranks
+  bool finite = true;          // false: loss or gradient not finite, parameters untouched
+  std::int32_t rescaled = 0;   // times the step was redone with a larger fixed-point scale
+  double compute_seconds = 0;  // this rank's forward and backward time
+};
+
+struct TrainerConfig {
+  std::string stage;
+  ModelConfig model;
+  OptimizerConfig optimizer;
+  Reduction reduction = Reduction::exact;
+  DType compute = DType::bf16;  // storage of activations and working matrices; masters are fp32
+  std::uint64_t seed = 0;
+  int tensor_parallel = 1;
+  // Bound into every checkpoint; a resume with others is refused with CheckpointError.
+  std::string recipe_hash, tokenizer_hash, data_hash;
+  std::string noise_json;  // noise settings (mask id, schedule); must match on resume
+};
+
+class Trainer {
+ public:
+  // Collective over world. Plans and allocates everything. The source is shared and read-only.
+  Trainer(const mpi::Comm& world, const TrainerConfig& config,
+          std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend);
+  ~Trainer();
+
+  void initialize();  // N(0, 0.02) from Philox by logical position: the same for any layout
+  // Parameters only (a new stage), or everything (resume). Collective.
+  void load_model(const checkpoint::Checkpoint& checkpoint);
+  void resume(const checkpoint::Checkpoint& checkpoint);
+
+  std::int64_t step() const;  // finished steps
+  // Announces a coming step's plan, so that its micro-batches are prepared ahead. In order.
+  void announce(const StepPlan& plan);
+  // Runs the oldest announced step. Collective. Throws NumericError on a non-finite step.
+  StepReport run_step();
+  // Mean loss over micro-batches (0, 0..count) of a held-out source, dropout off. Collective.
+  double held_out_loss(const data::Source& source, std::int32_t count);
+  void save(const std::filesystem::path& root, int keep_last) const;  // collective
+  std::size_t planned_bytes() const;  // memory of this rank: parameters, state, activations
+  double flops_per_token() const;     // model FLOPs, formula in docs/benchmarks.md
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// A model for inference only (one rank or a tensor-parallel group): logits of wanted rows.
+class InferenceModel {
+ public:
+  InferenceModel(const checkpoint::Checkpoint& checkpoint, DType compute,
+                 std::unique_ptr<Backend> backend);
+  ~InferenceModel();
+  const ModelConfig& config() const;
+  // ids [rows * cols] right-padded, length [rows]; logits fp32 [wanted, vocab].
+  void logits(std::int64_t rows, std::int64_t cols, std::span<const std::int32_t> ids,
+              std::span<const std::int32_t> length, std::span<const std::int32_t> wanted,
+              std::span<float> logits);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace demist
