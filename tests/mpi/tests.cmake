@@ -1,1 +1,3 @@
 add_mpi_test(agree RANKS 1 2 4)
+add_mpi_test(exact RANKS 1 2 4)
+add_mpi_test(tensor_parallel RANKS 1 2 4)
