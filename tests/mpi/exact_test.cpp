@@ -1,6 +1,6 @@
-// The promise of `reduction: EXACT`: parameters and moments after many steps have one hash, whatever
-// the number of data-parallel groups, threads, and restarts.
-// SPDX-License-Identifier: Apache-2.0
+// The promise of `reduction: EXACT`: parameters and moments after many steps have one hash,
+// whatever the number of data-parallel groups, threads, and restarts. SPDX-License-Identifier:
+// Apache-2.0
 #include <gtest/gtest.h>
 
 #include "core/file.hpp"

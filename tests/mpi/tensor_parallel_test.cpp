@@ -58,7 +58,8 @@ TEST_P(TensorParallel, MatchesOneRank) {
     if (world.size() % tensor_size != 0) continue;
     const Curve many = train(world, tensor_size, GetParam());
     for (std::size_t i = 0; i < one.loss.size(); ++i) {
-      EXPECT_NEAR(many.loss[i], one.loss[i], 1e-5 * std::abs(one.loss[i])) << tensor_size << "@" << i;
+      EXPECT_NEAR(many.loss[i], one.loss[i], 1e-5 * std::abs(one.loss[i]))
+          << tensor_size << "@" << i;
       EXPECT_NEAR(many.norm[i], one.norm[i], 1e-4 * one.norm[i]) << tensor_size << "@" << i;
     }
     EXPECT_NEAR(many.held_out, one.held_out, 1e-5 * one.held_out);

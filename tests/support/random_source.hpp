@@ -30,7 +30,8 @@ class RandomSource final : public data::Source {
       b.sample.push_back(static_cast<std::uint64_t>((step * micro_batches_ + index) * rows_ + r));
       const auto words = draw(key, b.sample.back(), 1000000);
       const auto length = static_cast<std::int32_t>(
-          cols_ / 2 + static_cast<std::int64_t>(uniform_int(words, static_cast<std::uint64_t>(cols_ / 2 + 1))));
+          cols_ / 2 +
+          static_cast<std::int64_t>(uniform_int(words, static_cast<std::uint64_t>(cols_ / 2 + 1))));
       for (std::int32_t c = 0; c < cols_; ++c) add_token(b, key, c, length);
     }
     b.normalizer = rdm_ ? 1 : static_cast<std::int64_t>(b.target_id.size());
@@ -38,10 +39,12 @@ class RandomSource final : public data::Source {
   }
 
  private:
-  void add_token(data::MicroBatch& b, std::uint64_t key, std::int32_t c, std::int32_t length) const {
+  void add_token(data::MicroBatch& b, std::uint64_t key, std::int32_t c,
+                 std::int32_t length) const {
     const auto words = draw(key, b.sample.back(), static_cast<std::uint32_t>(c));
     const bool real = c < length;
-    const auto id = static_cast<std::int32_t>(4 + uniform_int(words, static_cast<std::uint64_t>(vocab_ - 4)));
+    const auto id =
+        static_cast<std::int32_t>(4 + uniform_int(words, static_cast<std::uint64_t>(vocab_ - 4)));
     if (real && uniform(words) < 0.3) {
       b.target_row.push_back(static_cast<std::int32_t>(b.ids.size()));
       b.target_id.push_back(4 + id % 7);  // learnable: seven frequent answers
