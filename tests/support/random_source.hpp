@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <limits>
+
 #include "core/philox.hpp"
 #include "data/source.hpp"
 
@@ -14,6 +16,12 @@ class RandomSource final : public data::Source {
   RandomSource(std::int32_t vocab, std::int32_t micro_batches, bool rdm, std::int64_t rows = 4,
                std::int64_t cols = 24)
       : vocab_(vocab), micro_batches_(micro_batches), rdm_(rdm), rows_(rows), cols_(cols) {}
+
+  // From `step` on, every weight is multiplied by `factor`: gradients that outgrow their scales.
+  void amplify(std::int64_t step, float factor) {
+    loud_from_ = step;
+    factor_ = factor;
+  }
 
   std::int32_t micro_batches() const override { return micro_batches_; }
   std::int64_t max_tokens() const override { return rows_ * cols_; }
@@ -34,6 +42,8 @@ class RandomSource final : public data::Source {
           static_cast<std::int64_t>(uniform_int(words, static_cast<std::uint64_t>(cols_ / 2 + 1))));
       for (std::int32_t c = 0; c < cols_; ++c) add_token(b, key, c, length);
     }
+    if (step >= loud_from_)
+      for (float& w : b.weight) w *= factor_;
     b.normalizer = rdm_ ? 1 : static_cast<std::int64_t>(b.target_id.size());
     return b;
   }
@@ -61,6 +71,8 @@ class RandomSource final : public data::Source {
   std::int32_t vocab_, micro_batches_;
   bool rdm_;
   std::int64_t rows_, cols_;
+  std::int64_t loud_from_ = std::numeric_limits<std::int64_t>::max();
+  float factor_ = 1;
 };
 
 }  // namespace demist::test
