@@ -94,7 +94,7 @@ struct IsaKernels {
   void (*cross_entropy_backward)(const CrossEntropyBackward& op, float* dbias, RowRange rows);
 
   // `scale` is 2^exponent.
-  float (*fixed_point_add)(std::int64_t* acc, const float* grad, std::int64_t count, double scale);
+  void (*fixed_point_add)(std::int64_t* acc, const float* grad, std::int64_t count, double scale);
   // The largest |value|, NaN when any is not finite.
   float (*max_abs)(const float* values, std::int64_t count);
   // `scale` is 2^-exponent.

@@ -63,11 +63,10 @@ float max_abs(const float* values, std::int64_t n) {
   return __builtin_bit_cast(float, bits);
 }
 
-float fixed_point_add(std::int64_t* acc, const float* grad, std::int64_t n, double scale) {
+void fixed_point_add(std::int64_t* acc, const float* grad, std::int64_t n, double scale) {
   std::int64_t i = 0;
   for (; i + kWide <= n; i += kWide) add_rounded(acc + i, grad + i, scale);
   for (; i < n; ++i) acc[i] += _mm_cvtsd_si64(_mm_set_sd(static_cast<double>(grad[i]) * scale));
-  return max_abs(grad, n);
 }
 
 void fixed_point_to_float(float* out, const std::int64_t* acc, std::int64_t n, double scale) {
