@@ -53,6 +53,15 @@ struct CrossEntropyBackward {
   VocabularyPart part;
 };
 
+struct AdamWRange {
+  std::int64_t count = 0;
+  float* param = nullptr;
+  float* m = nullptr;
+  float* v = nullptr;
+  const float* grad = nullptr;
+  TensorView work;  // [1, count] or absent
+};
+
 // Contracts are those of kernels/backend.hpp. Except for attention, which shares its work out
 // itself, each kernel runs on the calling thread and does the rows or elements it is given; partial
 // column sums ([cols] fp32) are overwritten.
@@ -65,18 +74,16 @@ struct IsaKernels {
                              ConstTensorView out, ConstTensorView lse, const Attention& op);
 
   void (*embed_forward)(TensorView x, const Embedding& embedding, RowRange rows);
-  // out[0, count) += sum over the listed rows of x, from column `column` on, in their order.
+  // out[0, count) += sum over the listed rows of x, columns [column, column + count), in order.
   void (*add_rows)(float* out, ConstTensorView x, const std::int32_t* rows, std::int64_t row_count,
                    std::int64_t column, std::int64_t count);
 
   void (*bias_gelu_forward)(TensorView out, ConstTensorView pre, const float* bias, RowRange rows);
   void (*bias_gelu_backward)(TensorView dpre, float* dbias, ConstTensorView dout,
                              ConstTensorView pre, const float* bias, RowRange rows);
-  // `work`: one row of floats.
-  void (*add_layernorm_forward)(const AddLayerNorm& op, float* work, RowRange rows);
-  // `work`: one row of floats; `partial`: column sums [3, d] for dgamma, dbeta, dbias.
-  void (*add_layernorm_backward)(const AddLayerNormBackward& op, float* work, float* partial,
-                                 RowRange rows);
+  void (*add_layernorm_forward)(const AddLayerNorm& op, RowRange rows);
+  // `partial`: column sums [3, d] for dgamma, dbeta, dbias.
+  void (*add_layernorm_backward)(const AddLayerNormBackward& op, float* partial, RowRange rows);
   void (*dropout)(TensorView x, const Dropout& dropout, const TokenGrid& grid, RowRange rows);
 
   void (*column_sum)(float* out, ConstTensorView x, RowRange rows);
@@ -86,13 +93,15 @@ struct IsaKernels {
   void (*cross_entropy_statistics)(const CrossEntropyStatistics& op, RowRange rows);
   void (*cross_entropy_backward)(const CrossEntropyBackward& op, float* dbias, RowRange rows);
 
-  float (*fixed_point_add)(std::int64_t* acc, const float* grad, std::int64_t count, int exponent);
+  // `scale` is 2^exponent.
+  void (*fixed_point_add)(std::int64_t* acc, const float* grad, std::int64_t count, double scale);
+  // The largest |value|, NaN when any is not finite.
   float (*max_abs)(const float* values, std::int64_t count);
+  // `scale` is 2^-exponent.
   void (*fixed_point_to_float)(float* out, const std::int64_t* acc, std::int64_t count,
-                               int exponent);
+                               double scale);
   double (*sum_squares)(const float* values, std::int64_t count);
-  void (*adamw)(float* param, float* m, float* v, const float* grad, TensorView work,
-                const AdamW& op);
+  void (*adamw)(const AdamWRange& range, const AdamW& op);
 };
 
 namespace avx2 {
