@@ -49,7 +49,7 @@ std::uint64_t take_fixed(std::string_view& message, std::size_t width) {
 void for_each_field(std::string_view message, const std::function<void(const Field&)>& visit) {
   while (!message.empty()) {
     const std::uint64_t key = take_varint(message);
-    Field field{.tag = static_cast<std::uint32_t>(key >> 3)};
+    Field field{.tag = static_cast<std::uint32_t>(key >> 3), .number = 0, .bytes = {}};
     switch (key & 7) {
       case 0:
         field.number = take_varint(message);
