@@ -130,7 +130,9 @@ std::size_t size_of(Type type) {
 
 File File::create(const std::filesystem::path& path) {
   const Library library;
-  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, file_access().get());
+  const Properties creation(H5Pcreate(H5P_FILE_CREATE));
+  H5Pset_obj_track_times(creation.get(), 0);  // equal content, equal bytes, whenever it is written
+  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), file_access().get());
   if (id < 0) fail(path, "/", "create");
   return {id, path};
 }
@@ -171,6 +173,7 @@ void File::allocate(const std::string& name, Type type, std::uint64_t count) {
   const Properties links(H5Pcreate(H5P_LINK_CREATE));
   H5Pset_create_intermediate_group(links.get(), 1);
   const Properties layout(H5Pcreate(H5P_DATASET_CREATE));
+  H5Pset_obj_track_times(layout.get(), 0);
   H5Pset_layout(layout.get(), H5D_CONTIGUOUS);
   H5Pset_alloc_time(layout.get(), H5D_ALLOC_TIME_EARLY);
   H5Pset_fill_time(layout.get(), H5D_FILL_TIME_NEVER);

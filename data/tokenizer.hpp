@@ -40,7 +40,8 @@ class Tokenizer {
   const std::string& hash() const;
   // Ids without <s> and </s>. Thread-safe. Text that spells "<mask>" is ordinary text.
   std::vector<std::int32_t> encode(std::string_view text) const;
-  // Specials are skipped; <mask> is shown as "<mask>".
+  // <s>, <pad> and </s> are skipped; <mask> is shown as "<mask>", <unk> as SentencePiece's U+2047.
+  // Throws DataError on an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
   std::string piece(std::int32_t id) const;
 
@@ -49,7 +50,14 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
+struct TokenizerTrainingSummary {
+  std::uint64_t lines = 0, bytes = 0;            // not empty; bytes of the usable ones
+  std::uint64_t too_long = 0, invalid_utf8 = 0;  // skipped: over 4,192 bytes, not UTF-8
+  std::uint64_t sampled_lines = 0, sampled_bytes = 0;
+};
+
 // Trains a unigram model and writes it atomically to `model`. Same inputs, same vocabulary.
-void train_tokenizer(const TokenizerTraining& training, const std::filesystem::path& model);
+TokenizerTrainingSummary train_tokenizer(const TokenizerTraining& training,
+                                         const std::filesystem::path& model);
 
 }  // namespace demist::data
