@@ -20,7 +20,8 @@ class Permutation {
 };
 
 // Two levels: windows of `window` consecutive items in a shuffled order, then items shuffled inside
-// their window, so reads stay nearly sequential on a parallel file system. A bijection of [0, n).
+// their window, so reads stay nearly sequential on a parallel file system. A bijection of [0, n);
+// the last, shorter window takes a keyed place among the full ones.
 class WindowPermutation {
  public:
   WindowPermutation(std::uint64_t n, std::uint64_t window, std::uint64_t key);
@@ -29,6 +30,7 @@ class WindowPermutation {
  private:
   std::uint64_t n_, window_, key_;
   Permutation full_windows_;
+  std::uint64_t short_window_begin_;  // the output position where the shorter window starts
 };
 
 }  // namespace demist::data

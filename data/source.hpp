@@ -77,11 +77,12 @@ struct TaskExample {
 
 struct TaskFile {
   std::filesystem::path path;  // TSV or JSONL, gzip and zstd too
-  // TSV: 0-based columns; JSONL: fields. Text is template with {prompt} replaced.
+  // TSV: 0-based columns; JSONL: fields. All digits mean a column; one file has one kind.
   std::string prompt_field = "0", response_field = "1";
-  std::string split_field;  // empty: every row belongs
-  std::string prompt_template = "{prompt}";
-  double ratio = 1.0;  // share in a mixture
+  std::string split_field;                   // empty: every row belongs
+  std::string prompt_template = "{prompt}";  // {prompt} is replaced by the field's text
+  double ratio = 1.0;                        // share in a mixture
+  double max_invalid_fraction = 0.01;        // more malformed rows than this is an error
 };
 
 struct Task {
@@ -89,9 +90,9 @@ struct Task {
   std::vector<std::string> prompts, references;  // the raw text, for evaluation
   std::uint64_t skipped = 0;                     // malformed or too long: counted, reported
 };
-// Rows whose split is `split`. Pairs longer than max_length tokens (all specials counted) are left
-// out. `limit` > 0 keeps the first `limit` rows of a keyed shuffle. More than max_invalid_fraction
-// malformed rows throw DataError naming file and line of the first.
+// Rows whose split is `split`, in file order. Pairs longer than max_length tokens (all specials
+// counted) are left out. `limit` > 0 keeps the first `limit` rows of a keyed shuffle. More than
+// max_invalid_fraction malformed rows throw DataError naming file and line of the first.
 Task read_task(const TaskFile& file, const std::string& split, const Tokenizer& tokenizer,
                std::int32_t max_length, std::uint64_t limit = 0);
 
@@ -103,7 +104,7 @@ struct TaskOptions {
   std::int32_t mask_id = 0;
 };
 // Length-bucketed micro-batches under batch.max_tokens; epochs reshuffle by a keyed permutation.
-// tasks and ratios go together; one task needs no ratio.
+// tasks and ratios go together; one task needs no ratio. A ratio is a share of micro-batches.
 std::unique_ptr<Source> make_task_source(std::vector<Task> tasks, std::vector<double> ratios,
                                          const TaskOptions& options);
 
