@@ -22,6 +22,8 @@ using data::SpecialIds;
 constexpr double kPi = std::numbers::pi;
 // Canvases of one step are shown to the model in groups whose logits fit here (256 MiB of fp32).
 constexpr std::int64_t kMaxLogits = std::int64_t{1} << 26;
+// Below this many logits, waking the threads costs more than they save.
+constexpr std::int64_t kParallelWork = std::int64_t{1} << 14;
 
 // A response position: what the algorithm of method 4.1 remembers of it.
 struct Position {
@@ -187,11 +189,16 @@ class Proposer {
     const CanvasBatch batch{static_cast<std::int64_t>(group.size()),
                             static_cast<std::int64_t>(cols), ids, length};
     logits_(batch, wanted, logits);
-    parallel_for(static_cast<std::int64_t>(places.size()), [&](std::int64_t row) {
+    const auto propose_row = [&](std::int64_t row) {
       const auto& [canvas, i] = places[static_cast<std::size_t>(row)];
       propose(*canvas, i, logits.subspan(static_cast<std::size_t>(row) * vocab, vocab), token_key,
               options_);
-    });
+    };
+    const auto rows = static_cast<std::int64_t>(places.size());
+    if (rows * vocab_ < kParallelWork)
+      for (std::int64_t row = 0; row < rows; ++row) propose_row(row);
+    else
+      parallel_for(rows, propose_row);
   }
 
   std::int64_t vocab_;
