@@ -45,9 +45,9 @@ StepPlan plan_for(std::int64_t step, int groups, bool deal) {
   return plan;
 }
 
-class Run {
+class TinyRun {
  public:
-  Run(const mpi::Comm& comm, const Case& c)
+  TinyRun(const mpi::Comm& comm, const Case& c)
       : comm_(comm),
         trainer_(comm, tiny(c), std::make_shared<test::RandomSource>(83, kMicroBatches, c.rdm),
                  make_cpu_backend()) {
@@ -92,7 +92,7 @@ TEST_P(Exact, OneHashForAnyNumberOfGroupsAndThreads) {
     const mpi::Comm comm = world.split(world.rank() < groups ? 0 : 1, world.rank());
     if (world.rank() < groups) {
       use_threads(groups == 1 ? 2 : 1, 0, 4);
-      Run run(comm, GetParam());
+      TinyRun run(comm, GetParam());
       const double loss = run.advance(kSteps, groups % 2 == 0);
       EXPECT_LT(loss, 3.0) << "the model did not learn";
       const std::string hash = run.hash(root);
@@ -110,7 +110,7 @@ TEST_P(Exact, ThreadsDoNotMatter) {
   std::vector<std::string> hashes;
   for (const int threads : {1, 2, 3}) {
     use_threads(threads, 0, 4);
-    Run run(self, GetParam());
+    TinyRun run(self, GetParam());
     run.advance(20, false);
     hashes.push_back(run.hash(fs::path(testing::TempDir()) / "exact_threads"));
     fs::remove_all(fs::path(testing::TempDir()) / "exact_threads");
@@ -125,19 +125,19 @@ TEST_P(Exact, ResumeOnAnotherNumberOfRanksGivesTheSameBits) {
   const fs::path straight_root = folder("straight"), broken_root = folder("broken");
   std::string straight;
   {
-    Run run(world, GetParam());
+    TinyRun run(world, GetParam());
     run.advance(30, false);
     straight = run.hash(straight_root);
   }
   {
-    Run run(world, GetParam());
+    TinyRun run(world, GetParam());
     run.advance(13, true);
     run.trainer().save(broken_root, 2);
   }
   const int fewer = (world.size() + 1) / 2;
   const mpi::Comm comm = world.split(world.rank() < fewer ? 0 : 1, world.rank());
   if (world.rank() < fewer) {
-    Run run(comm, GetParam());
+    TinyRun run(comm, GetParam());
     run.trainer().resume(checkpoint::open_any(broken_root));
     EXPECT_EQ(run.trainer().step(), 13);
     run.advance(30, false);
