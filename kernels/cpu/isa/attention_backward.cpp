@@ -68,7 +68,7 @@ class ScoreGradient {
                                                 std::int64_t k) const {
     for (int v = 0; v < 2; ++v) {
       const std::int64_t i = k + v * kLanes;
-      p[v] = exponential(load(scores + i) * scale_ - query.lse);
+      p[v] = exp(load(scores + i) * scale_ - query.lse);
       Vec dp = load(dprobabilities + i) * keep_;
       Vec kept = p[v];
       if (query.draws) {

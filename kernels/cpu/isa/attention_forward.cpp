@@ -48,7 +48,7 @@ RowSoftmax softmax_row(Word* out, const float* scores, float scale, const KeyRan
   for (std::int64_t k = panels.begin; k < panels.end; k += kPanel) {
     Vec p[2];
     for (int v = 0; v < 2; ++v) {
-      p[v] = exponential(load(scores + k + v * kLanes) * scale - offset);
+      p[v] = exp(load(scores + k + v * kLanes) * scale - offset);
       total[v] += p[v];
       if (!draws) continue;
       VecHalf half;

@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/isa/philox_lanes.hpp"
 #include "kernels/cpu/isa/tile_products.hpp"
-#include "kernels/cpu/isa/vec.hpp"
+#include "kernels/cpu/isa/vec_math.hpp"
 #include "kernels/types.hpp"
 
 namespace demist::cpu::DEMIST_ISA {
@@ -115,25 +115,6 @@ inline void draw_keys(std::uint16_t* draws, const Attention& op, std::int64_t se
   for (std::int64_t g = panels.begin / kDrawsPerGroup; g * kDrawsPerGroup < panels.end; ++g)
     dropped.draws(*reinterpret_cast<std::uint16_t(*)[kDrawsPerGroup]>(draws + g * kDrawsPerGroup),
                   g);
-}
-
-// e^x for x <= 88, within 2 units in the last place; 0 below the smallest normal result. Reduction
-// and polynomial of Cephes' expf (Moshier 1984).
-inline Vec exponential(Vec x) {
-  const Vec clamped = max(broadcast(-87.0f), x);  // keeps NaN
-  const Vec magic = broadcast(0x1.8p23f);         // adding it rounds to an integer in the low bits
-  const Vec shifted = clamped * 1.44269504088896341f + magic;
-  const Vec n = shifted - magic;
-  const Vec r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const VecInt power = (VecInt)p + ((VecInt)shifted << 23);
-  return x < -87.0f ? Vec{} : (Vec)power;
 }
 
 }  // namespace
