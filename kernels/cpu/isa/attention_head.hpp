@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/isa/philox_lanes.hpp"
 #include "kernels/cpu/isa/tile_products.hpp"
-#include "kernels/cpu/isa/vec_math.hpp"
+#include "kernels/cpu/isa/vec.hpp"
 #include "kernels/types.hpp"
 
 namespace demist::cpu::DEMIST_ISA {
@@ -116,6 +116,31 @@ inline void draw_keys(std::uint16_t* draws, const Attention& op, std::int64_t se
     dropped.draws(*reinterpret_cast<std::uint16_t(*)[kDrawsPerGroup]>(draws + g * kDrawsPerGroup),
                   g);
 }
+
+// 2^x, relative error below 2e-7; 0 for x below -126 or so (also for -infinity). NaN stays. The
+// polynomial is the minimax one of degree 5 for 2^r / 2^r = 1 on [0, 1).
+[[gnu::always_inline]] inline Vec exp2(Vec x) {
+#ifdef __AVX512F__
+  const Vec r = (Vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
+#else
+  const Vec clamped = max(broadcast(-126.0f), x);
+  const Vec n = (Vec)_mm256_floor_ps((__m256)clamped);
+  const Vec r = clamped - n;
+#endif
+  Vec p = r * 1.87757669e-3f + 8.98933969e-3f;
+  p = p * r + 5.58263175e-2f;
+  p = p * r + 0.240153611f;
+  p = p * r + 0.693153083f;
+  p = p * r + 0.99999994f;
+#ifdef __AVX512F__
+  return (Vec)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+  const VecInt power = __builtin_convertvector(n, VecInt) << 23;
+  return x < -126.0f ? Vec{} : (Vec)((VecInt)p + power);
+#endif
+}
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
 
 }  // namespace
 }  // namespace demist::cpu::DEMIST_ISA
