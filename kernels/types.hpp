@@ -14,15 +14,15 @@ namespace demist {
 struct TokenGrid {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  std::span<const std::uint64_t> sample;  // [rows]
+  std::span<const std::uint64_t> sample = {};  // [rows]
   std::int64_t tokens() const { return rows * cols; }
 };
 
 // Keys that a query may see: [begin, end) of its own sequence's columns. One pair of int32 a token
 // covers padding (0, length) and document masks (the document's columns). begin == end: output 0.
 struct KeyRanges {
-  std::span<const std::int32_t> begin;  // [tokens]
-  std::span<const std::int32_t> end;    // [tokens]
+  std::span<const std::int32_t> begin = {};  // [tokens]
+  std::span<const std::int32_t> end = {};    // [tokens]
 };
 
 // Dropout as a function. An element is dropped when its 16-bit draw is below round(p * 65536); kept
@@ -48,42 +48,42 @@ enum class Transpose {
 struct AddLayerNorm {
   // forward: sum = residual + dropout(x + bias);  y = (sum - mean) * rstd * gamma + beta.
   // mean, rstd and y are those of the sum as stored, that is, rounded to S.
-  TensorView sum;               // S [n,d]; absent when nobody needs it. May alias residual or x
-  TensorView y;                 // S [n,d]; absent: no normalization (pre-LN's last residual add)
-  std::span<float> mean, rstd;  // [n]
-  ConstTensorView x;            // S [n,d]
-  std::span<const float> bias;  // [d] or empty
-  ConstTensorView residual;     // S [n,d] or absent
-  std::span<const float> gamma, beta;  // [d]
+  TensorView sum = {};  // S [n,d]; absent when nobody needs it. May alias residual or x
+  TensorView y = {};    // S [n,d]; absent: no normalization (pre-LN's last residual add)
+  std::span<float> mean = {}, rstd = {};         // [n]
+  ConstTensorView x = {};                        // S [n,d]
+  std::span<const float> bias = {};              // [d] or empty
+  ConstTensorView residual = {};                 // S [n,d] or absent
+  std::span<const float> gamma = {}, beta = {};  // [d]
   float epsilon = 1e-5f;
-  Dropout dropout;
-  TokenGrid grid;  // dropout's rows; position = column
+  Dropout dropout = {};
+  TokenGrid grid = {};  // dropout's rows; position = column
 };
 
 struct AddLayerNormBackward {
   // dsum = LayerNorm'(dy) + dsum_extra;  dx = dropout'(dsum);  dresidual = dsum.
   // dx and the column sums are taken before dsum is rounded to S.
-  TensorView dsum;  // S [n,d]. May alias dy or dsum_extra
-  TensorView dx;    // S [n,d]; may alias dsum when dropout is off; absent: not needed
-  std::span<float> dgamma, dbeta;     // [d], overwritten; unused without dy
-  std::span<float> dbias;             // [d], overwritten with the column sum of dx; or empty
-  ConstTensorView dy;                 // S [n,d]; absent: dsum = dsum_extra
-  ConstTensorView dsum_extra;         // S [n,d] or absent
-  ConstTensorView sum;                // S [n,d] as stored by the forward pass
-  std::span<const float> mean, rstd;  // [n]
-  std::span<const float> gamma;       // [d]
-  Dropout dropout;
-  TokenGrid grid;
+  TensorView dsum = {};  // S [n,d]. May alias dy or dsum_extra
+  TensorView dx = {};    // S [n,d]; may alias dsum when dropout is off; absent: not needed
+  std::span<float> dgamma = {}, dbeta = {};  // [d], overwritten; unused without dy
+  std::span<float> dbias = {};               // [d], overwritten with the column sum of dx; or empty
+  ConstTensorView dy = {};                   // S [n,d]; absent: dsum = dsum_extra
+  ConstTensorView dsum_extra = {};           // S [n,d] or absent
+  ConstTensorView sum = {};                  // S [n,d] as stored by the forward pass
+  std::span<const float> mean = {}, rstd = {};  // [n]
+  std::span<const float> gamma = {};            // [d]
+  Dropout dropout = {};
+  TokenGrid grid = {};
 };
 
 struct Attention {
   std::int64_t heads = 0;       // heads held here
   std::int64_t first_head = 0;  // global index of the first: names the dropout rows
   std::int64_t head_dim = 0;
-  TokenGrid grid;
-  KeyRanges keys;
+  TokenGrid grid = {};
+  KeyRanges keys = {};
   // Probabilities are dropped at element k of row (sample, position = query * kMaxHeads + head).
-  Dropout dropout;
+  Dropout dropout = {};
   static constexpr std::uint32_t kMaxHeads = 1024;
 };
 

@@ -47,7 +47,7 @@ struct BackwardTiles {
 
 // The constants of one query row.
 struct QueryRow {
-  float lse, delta;
+  float lse2, delta;           // lse2 = lse / ln 2
   const std::uint16_t* draws;  // null: nothing is dropped
 };
 
@@ -58,7 +58,7 @@ template <class S>
 class ScoreGradient {
  public:
   ScoreGradient(float scale, const Dropout& dropout)
-      : scale_(scale),
+      : scale_(scale * kLog2E),
         limit_(static_cast<std::int32_t>(dropout.threshold()) - VecInt{}),
         keep_(broadcast(dropout.active() ? dropout.keep_scale() : 1.0f)) {}
 
@@ -68,7 +68,7 @@ class ScoreGradient {
                                                 std::int64_t k) const {
     for (int v = 0; v < 2; ++v) {
       const std::int64_t i = k + v * kLanes;
-      p[v] = exponential(load(scores + i) * scale_ - query.lse);
+      p[v] = exp2(load(scores + i) * scale_ - query.lse2);
       Vec dp = load(dprobabilities + i) * keep_;
       Vec kept = p[v];
       if (query.draws) {
@@ -207,7 +207,7 @@ class BackwardHead {
     if (query >= shape_.cols) return {0.0f, 0.0f, nullptr};
     const bool drop = op_.dropout.active();
     if (drop) draw_keys(draws, op_, sequence_, head_, query, panels);
-    return {lse[begin + r], tiles_.delta[begin + r], drop ? draws : nullptr};
+    return {lse[begin + r] * kLog2E, tiles_.delta[begin + r], drop ? draws : nullptr};
   }
 
   void store_gradient(const ScoreGradient<S>& gradient, const QueryRow (&query)[kPerWord],

@@ -42,13 +42,13 @@ RowSoftmax softmax_row(Word* out, const float* scores, float scale, const KeyRan
   Vec largest = broadcast(-__builtin_inff());
   for (std::int64_t k = panels.begin; k < panels.end; k += kLanes)
     largest = max(largest, load(scores + k));
-  const float offset = horizontal_max(largest) * scale;
+  const float scale2 = scale * kLog2E, offset = horizontal_max(largest) * scale2;
   const VecInt limit = static_cast<std::int32_t>(threshold) - VecInt{};
   Vec total[2] = {};
   for (std::int64_t k = panels.begin; k < panels.end; k += kPanel) {
     Vec p[2];
     for (int v = 0; v < 2; ++v) {
-      p[v] = exponential(load(scores + k + v * kLanes) * scale - offset);
+      p[v] = exp2(load(scores + k + v * kLanes) * scale2 - offset);
       total[v] += p[v];
       if (!draws) continue;
       VecHalf half;
@@ -58,7 +58,7 @@ RowSoftmax softmax_row(Word* out, const float* scores, float scale, const KeyRan
     Words<S>::store_row(out + k / Words<S>::kPerWord, p[0], p[1]);
   }
   const float sum = horizontal_sum(total[0] + total[1]);
-  return {offset + __builtin_logf(sum), 1.0f / sum};
+  return {offset * kLn2 + __builtin_logf(sum), 1.0f / sum};
 }
 
 template <class S>

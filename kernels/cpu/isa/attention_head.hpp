@@ -117,24 +117,30 @@ inline void draw_keys(std::uint16_t* draws, const Attention& op, std::int64_t se
                   g);
 }
 
-// e^x for x <= 88, within 2 units in the last place; 0 below the smallest normal result. Reduction
-// and polynomial of Cephes' expf (Moshier 1984).
-inline Vec exponential(Vec x) {
-  const Vec clamped = max(broadcast(-87.0f), x);  // keeps NaN
-  const Vec magic = broadcast(0x1.8p23f);         // adding it rounds to an integer in the low bits
-  const Vec shifted = clamped * 1.44269504088896341f + magic;
-  const Vec n = shifted - magic;
-  const Vec r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const VecInt power = (VecInt)p + ((VecInt)shifted << 23);
-  return x < -87.0f ? Vec{} : (Vec)power;
+// 2^x, relative error below 2e-7; 0 for x below -126 or so (also for -infinity). NaN stays. The
+// polynomial is the minimax one of degree 5 for 2^r / 2^r = 1 on [0, 1).
+[[gnu::always_inline]] inline Vec exp2(Vec x) {
+#ifdef __AVX512F__
+  const Vec r = (Vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
+#else
+  const Vec clamped = max(broadcast(-126.0f), x);
+  const Vec n = (Vec)_mm256_floor_ps((__m256)clamped);
+  const Vec r = clamped - n;
+#endif
+  Vec p = r * 1.87757669e-3f + 8.98933969e-3f;
+  p = p * r + 5.58263175e-2f;
+  p = p * r + 0.240153611f;
+  p = p * r + 0.693153083f;
+  p = p * r + 0.99999994f;
+#ifdef __AVX512F__
+  return (Vec)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+  const VecInt power = __builtin_convertvector(n, VecInt) << 23;
+  return x < -126.0f ? Vec{} : (Vec)((VecInt)p + power);
+#endif
 }
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
 
 }  // namespace
 }  // namespace demist::cpu::DEMIST_ISA

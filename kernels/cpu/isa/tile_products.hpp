@@ -153,11 +153,51 @@ void pack_rows(Word* out, std::int64_t stride, std::int64_t padded_rows,
               static_cast<std::size_t>((padded_rows - in.rows) * stride) * sizeof(Word));
 }
 
+// Lanes of a and b in turn: their lower halves, their upper halves.
+inline VecUint zip_low(VecUint a, VecUint b) {
+#ifdef __AVX512F__
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#else
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#endif
+}
+inline VecUint zip_high(VecUint a, VecUint b) {
+#ifdef __AVX512F__
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                 31);
+#else
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#endif
+}
+
+// Transposes kLanes x kLanes words: zipping row i with row i + kLanes / 2 moves one bit of the row
+// number into the column number; after log2(kLanes) rounds all bits have changed places.
+[[gnu::always_inline]] inline void transpose_square(Word* out, std::int64_t out_stride,
+                                                    const Word* in, std::int64_t in_stride) {
+  constexpr int kHalf = kLanes / 2;
+  VecUint from[kLanes], to[kLanes];
+  for (int i = 0; i < kLanes; ++i) from[i] = load_words(in + i * in_stride);
+  for (int round = 1; round < kLanes; round *= 2) {
+    for (int i = 0; i < kHalf; ++i) {
+      to[2 * i] = zip_low(from[i], from[i + kHalf]);
+      to[2 * i + 1] = zip_high(from[i], from[i + kHalf]);
+    }
+    for (int i = 0; i < kLanes; ++i) from[i] = to[i];
+  }
+  for (int i = 0; i < kLanes; ++i) store_words(out + i * out_stride, from[i]);
+}
+
 // Row words [rows][stride] -> panels of the transpose: columns = rows, steps = words of a row.
 inline void pack_transposed(Word* out, const Word* in, std::int64_t rows, std::int64_t stride) {
-  for (std::int64_t r = 0; r < rows; r += kPanel)
-    for (std::int64_t s = 0; s < stride; ++s)
-      for (int i = 0; i < kPanel; ++i) out[r * stride + s * kPanel + i] = in[(r + i) * stride + s];
+  std::int64_t s = 0;
+  for (; s + kLanes <= stride; s += kLanes)
+    for (std::int64_t r = 0; r < rows; r += kLanes) {
+      Word* const panel = out + r / kPanel * kPanel * stride + r % kPanel;
+      transpose_square(panel + s * kPanel, kPanel, in + r * stride + s, stride);
+    }
+  for (; s < stride; ++s)
+    for (std::int64_t r = 0; r < rows; ++r)
+      out[r / kPanel * kPanel * stride + s * kPanel + r % kPanel] = in[r * stride + s];
 }
 
 // Row words [rows][stride] -> panels: columns as in memory, steps = rows / kPerWord.

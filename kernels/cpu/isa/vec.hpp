@@ -98,19 +98,24 @@ inline Vec rounded(Vec v, const bf16*) { return (Vec)(widen(round_to_bf16(v)) <<
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
+// Lane i meets lane i + half, until one is left.
+template <class Combine>
+[[gnu::always_inline]] inline float horizontal(Vec v, Combine&& combine) {
+#ifdef __AVX512F__
+  const __m512 w = (__m512)v;
+  const __m256 eight = combine(_mm512_castps512_ps256(w), _mm512_extractf32x8_ps(w, 1));
+#else
+  const __m256 eight = (__m256)v;
+#endif
+  const __m128 four = combine(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = combine(four, _mm_movehl_ps(four, four));
+  return combine(two, _mm_movehdup_ps(two))[0];
+}
 inline float horizontal_sum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  return horizontal(v, [](auto a, auto b) { return a + b; });
 }
 inline float horizontal_max(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float result = lanes[0];
-  for (int i = 1; i < kLanes; ++i) result = lanes[i] > result ? lanes[i] : result;
-  return result;
+  return horizontal(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // First element of row r; the caller has looked at the dtype.
