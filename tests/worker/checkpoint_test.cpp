@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -9,6 +11,7 @@
 #include "core/file.hpp"
 #include "core/h5.hpp"
 #include "tests/support/checkpoint_state.hpp"
+#include "worker/checkpoint/data_file.hpp"
 #include "worker/checkpoint/describe.hpp"
 #include "worker/checkpoint/layout.hpp"
 
@@ -345,16 +348,21 @@ TEST_F(CheckpointTest, KeepsTheNewest) {
 
 TEST_F(CheckpointTest, WrongPiecesLeaveNothingBehind) {
   const std::string before = Checkpoint(save_step(1)).hash();
-  const auto try_pieces = [&](const std::function<void(std::vector<Piece>&)>& edit) {
+  const auto code_of = [&](const std::function<void(std::vector<Piece>&)>& edit) {
     auto pieces = pieces_of(state_, Split::rows, 0, 1);
     edit(pieces);
-    save(mpi::Comm(), root(), state_.tensors, pieces, make_meta(2), 1);
+    try {
+      save(mpi::Comm(), root(), state_.tensors, pieces, make_meta(2), 1);
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return ExitCode::done;
   };
-  EXPECT_THROW(try_pieces([](auto& p) { p.pop_back(); }), CheckpointError);     // a gap
-  EXPECT_THROW(try_pieces([](auto& p) { p.push_back(p[0]); }), InternalError);  // an overlap
-  EXPECT_THROW(try_pieces([](auto& p) { p[0].start = 1; }), InternalError);     // leaves the tensor
-  EXPECT_THROW(try_pieces([](auto& p) { p[0].start = -1; }), InternalError);
-  EXPECT_THROW(try_pieces([](auto& p) { p[0].tensor = 99; }), InternalError);
+  EXPECT_EQ(code_of([](auto& p) { p.pop_back(); }), ExitCode::checkpoint);     // a gap
+  EXPECT_EQ(code_of([](auto& p) { p.push_back(p[0]); }), ExitCode::internal);  // an overlap
+  EXPECT_EQ(code_of([](auto& p) { p[0].start = 1; }), ExitCode::internal);     // past the end
+  EXPECT_EQ(code_of([](auto& p) { p[0].start = -1; }), ExitCode::internal);
+  EXPECT_EQ(code_of([](auto& p) { p[0].tensor = 99; }), ExitCode::internal);
   EXPECT_FALSE(fs::exists(root() / "step-00000002"));
   EXPECT_FALSE(fs::exists(root() / "step-00000002.tmp"));
   EXPECT_EQ(open_latest(root())->hash(), before);
@@ -377,6 +385,33 @@ TEST_F(CheckpointTest, DescribesItself) {
   EXPECT_TRUE(contains(text, "6, 1015 parameters"));
   EXPECT_TRUE(contains(text, "parameter, adam_m, adam_v"));
   EXPECT_TRUE(contains(text, "w0000.h5"));
+}
+
+// Space that runs out must not reach HDF5; a file-size limit stands for the full disk.
+TEST_F(CheckpointTest, DataFileReportsWhatItCannotWrite) {
+  const fs::path path = folder_.path() / "w0000.h5";
+  EXPECT_THROW(DataFile{path}, EnvironmentError);
+  atomic_write(path, "x");
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 4096, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  DataFile file(path);
+  const std::vector<std::byte> bytes(8192);
+  std::string message;
+  try {
+    file.write_at(1, bytes);
+  } catch (const EnvironmentError& error) {
+    message = error.what();
+  }
+  EXPECT_THROW(file.reserve(8192), EnvironmentError);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_TRUE(contains(message, "w0000.h5: cannot write"));
+  file.write_at(1, bytes);
+  file.sync();
+  EXPECT_EQ(fs::file_size(path), 8193u);
 }
 
 TEST(CheckpointLayout, StripesSayTheSameRuns) {

@@ -10,6 +10,7 @@
 #include "core/checksum.hpp"
 #include "core/file.hpp"
 #include "core/h5.hpp"
+#include "worker/checkpoint/data_file.hpp"
 
 namespace demist::checkpoint {
 namespace {
@@ -17,12 +18,12 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "values are stored as they lie in memory");
 
-// Appends values to a dataset in whole chunks, so that a column split's short rows cost a copy and
-// not a call, and every chunk is hashed once.
+// Writes values end to end from `offset` in whole chunks, so that a column split's short rows cost
+// a copy and not a call, and every chunk is hashed once.
 class ChunkWriter {
  public:
-  ChunkWriter(h5::File& file, std::string dataset)
-      : file_(file), dataset_(std::move(dataset)), buffer_(static_cast<std::size_t>(kChunk)) {}
+  ChunkWriter(DataFile& file, std::uint64_t offset)
+      : file_(file), offset_(offset), buffer_(static_cast<std::size_t>(kChunk)) {}
 
   void append(std::span<const float> values) {
     while (!values.empty()) {
@@ -50,16 +51,15 @@ class ChunkWriter {
     used_ = 0;
   }
   void put(std::span<const float> chunk) {
-    file_.write_at(dataset_, written_, chunk.data(), chunk.size());
-    written_ += chunk.size();
+    file_.write_at(offset_, std::as_bytes(chunk));
+    offset_ += chunk.size_bytes();
     checksums_.push_back(xxh3_64(std::as_bytes(chunk)));
   }
 
-  h5::File& file_;
-  std::string dataset_;
+  DataFile& file_;
+  std::uint64_t offset_;
   std::vector<float> buffer_;
   std::size_t used_ = 0;
-  std::uint64_t written_ = 0;
   std::vector<std::uint64_t> checksums_;
 };
 
@@ -70,20 +70,30 @@ std::vector<std::int64_t> flat(const std::vector<Stripe>& stripes) {
   return numbers;
 }
 
-Block write_block(h5::File& file, const std::string& tensor, const PlannedBlock& planned) {
-  const std::string name = "/t/" + tensor + "/" + name_of(planned.kind);
-  file.allocate(name, h5::Type::f32, static_cast<std::uint64_t>(planned.count));
-  ChunkWriter writer(file, name);
-  for (const std::span<const float> piece : planned.pieces) writer.append(piece);
-  // The file explains itself without the manifest.
-  file.write(name + ".stripes", flat(planned.stripes));
-  return {.file = 0,
-          .tensor = planned.tensor,
-          .kind = planned.kind,
-          .offset = file.extent(name).offset,
-          .count = planned.count,
-          .stripes = planned.stripes,
-          .checksums = writer.finish()};
+// Makes the HDF5 file with room for every block; the values are not in it yet.
+std::vector<Block> lay_out(const fs::path& path, const WriterId& id,
+                           const std::vector<LogicalTensor>& tensors,
+                           const std::vector<PlannedBlock>& planned) {
+  h5::File file = h5::File::create(path);
+  file.set_attribute("/", "format", std::string(kFormat));
+  file.set_attribute("/", "step", static_cast<std::uint64_t>(id.step));
+  file.set_attribute("/", "writer", static_cast<std::uint64_t>(id.rank));
+  file.set_attribute("/", "writers", static_cast<std::uint64_t>(id.ranks));
+  std::vector<Block> blocks;
+  for (const PlannedBlock& plan : planned) {
+    const std::string name = "/t/" + tensors[plan.tensor].name + "/" + name_of(plan.kind);
+    file.allocate(name, h5::Type::f32, static_cast<std::uint64_t>(plan.count));
+    file.write(name + ".stripes", flat(plan.stripes));  // the file explains itself
+    blocks.push_back({.file = 0,
+                      .tensor = plan.tensor,
+                      .kind = plan.kind,
+                      .offset = file.extent(name).offset,
+                      .count = plan.count,
+                      .stripes = plan.stripes,
+                      .checksums = {}});
+  }
+  file.close();
+  return blocks;
 }
 
 void check_file(const fs::path& path, const std::vector<Block>& blocks) {
@@ -147,16 +157,16 @@ Part write_part(const fs::path& folder, const WriterId& id,
   Part part;
   part.file.name = name.data();
   const fs::path path = folder / part.file.name;
-  h5::File file = h5::File::create(path);
-  file.set_attribute("/", "format", std::string(kFormat));
-  file.set_attribute("/", "step", static_cast<std::uint64_t>(id.step));
-  file.set_attribute("/", "writer", static_cast<std::uint64_t>(id.rank));
-  file.set_attribute("/", "writers", static_cast<std::uint64_t>(id.ranks));
-  for (const PlannedBlock& block : blocks)
-    part.blocks.push_back(write_block(file, tensors[block.tensor].name, block));
-  file.close();
-  sync_file(path);
+  part.blocks = lay_out(path, id, tensors, blocks);
   part.file.bytes = fs::file_size(path);
+  DataFile file(path);
+  file.reserve(part.file.bytes);
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    ChunkWriter writer(file, part.blocks[b].offset);
+    for (const std::span<const float> piece : blocks[b].pieces) writer.append(piece);
+    part.blocks[b].checksums = writer.finish();
+  }
+  file.sync();
   check_file(path, part.blocks);
   return part;
 }
