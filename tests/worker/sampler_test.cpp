@@ -278,6 +278,7 @@ TEST(Schedule, CountsAreExactWhereFloatingPointWouldRoundBelow) {
   EXPECT_EQ(masked_counts(10, 10, RateSchedule::linear),  // 10 * (1 - 0.9) is 0.9999...
             (std::vector<std::int64_t>{9, 8, 7, 6, 5, 4, 3, 2, 1, 0}));
   EXPECT_EQ(masked_counts(14, 3, RateSchedule::cosine), (std::vector<std::int64_t>{12, 7, 0}));
+  EXPECT_EQ(masked_counts(2, 39, RateSchedule::cosine)[25], 1);  // cos(pi/3) is 0.49999...
   EXPECT_EQ(masked_counts(5, 1, RateSchedule::cosine), (std::vector<std::int64_t>{0}));
 }
 
