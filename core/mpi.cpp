@@ -129,6 +129,14 @@ std::pair<int, std::string> Comm::receive(int from, int tag) const {
   return {status.MPI_SOURCE, std::move(text)};
 }
 
+bool Comm::has_message(int from, int tag) const {
+  int waiting = 0;
+  check(MPI_Iprobe(from == any_source ? MPI_ANY_SOURCE : from, tag, handle_->raw, &waiting,
+                   MPI_STATUS_IGNORE),
+        "MPI_Iprobe");
+  return waiting != 0;
+}
+
 Session::Session(int* argc, char*** argv) {
   // A singleton asks for a daemon that bare machines lack.
   if (!launched_by_mpi()) ::setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);

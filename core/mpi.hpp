@@ -39,6 +39,7 @@ class Comm {
   // Point to point, for text messages of any length. receive returns {source, text}.
   void send(std::string_view text, int to, int tag) const;
   std::pair<int, std::string> receive(int from, int tag) const;  // from = any_source for any
+  bool has_message(int from, int tag) const;  // whether receive would return at once
   static constexpr int any_source = -1;
 
   const Handle& handle() const { return *handle_; }

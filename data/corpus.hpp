@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,14 +31,16 @@ struct CorpusBuild {
 
 struct CorpusSummary {
   std::uint64_t shards = 0, documents = 0, tokens = 0, input_bytes = 0;
+  std::uint64_t empty_inputs = 0;  // files without a byte, left out
+  std::uint64_t kept_ranges = 0;   // found finished from an earlier, interrupted build
   SkipCounts skipped;
   bool already_done = false;
 };
 
 // Collective. Rank 0 deals numbered input ranges; the result is bit-identical for any number of
 // ranks and after a kill in the middle (finished shards are kept). The manifest comes last. A
-// corpus whose manifest matches this build is left alone. Shows progress with rate and ETA on rank
-// 0.
+// corpus whose manifest matches this build is left alone; a folder that holds another corpus is
+// refused. Shows progress with rate and ETA on rank 0. "-" is rank 0's standard input.
 CorpusSummary build_corpus(const mpi::Comm& comm, const CorpusBuild& build);
 
 // An open corpus: the manifest and its shards, checked against each other. Throws DataError.
@@ -49,14 +50,17 @@ class Corpus {
   const std::string& name() const { return name_; }
   const std::string& tokenizer_hash() const { return tokenizer_hash_; }
   std::int64_t vocab_size() const { return vocab_size_; }
-  const std::string& hash() const {
-    return hash_;
-  }  // SHA-256 of the manifest: a run is bound to it
+  // SHA-256 of the manifest: a run is bound to it.
+  const std::string& hash() const { return hash_; }
+  // Sorted; every shard has this same list, so a document's language is an index into it.
   const std::vector<std::string>& languages() const { return languages_; }
   std::uint64_t n_tokens() const { return n_tokens_; }
   const std::vector<Shard>& shards() const { return shards_; }
+  // Throws DataError unless the corpus was encoded with this tokenizer.
+  void require_tokenizer(const Tokenizer& tokenizer) const;
 
  private:
+  std::filesystem::path folder_;
   std::string name_, tokenizer_hash_, hash_;
   std::int64_t vocab_size_ = 0;
   std::uint64_t n_tokens_ = 0;

@@ -162,7 +162,7 @@ std::string train_on(const std::vector<std::string>& lines, const TokenizerTrain
       {"pad_id", "-1"},
       {"input_sentence_size", "0"},  // its own sampling draws from an unseeded generator
       {"max_sentence_length", std::to_string(kLongestSentence)},
-      {"num_threads", std::to_string(training.threads)},
+      {"num_threads", "1"},
       {"minloglevel", "1"},
   };
   Sentences sentences(lines);
@@ -178,10 +178,9 @@ std::string train_on(const std::vector<std::string>& lines, const TokenizerTrain
 }  // namespace
 
 TokenizerTrainingSummary train_tokenizer(const TokenizerTraining& training, const fs::path& model) {
-  if (training.pieces <= kFirstPiece || training.threads < 1 || training.max_bytes < 0)
+  if (training.pieces <= kFirstPiece || training.max_bytes < 0)
     throw ConfigError(
-        "tokenizer training needs more than 3 pieces, at least one thread and a size "
-        "limit that is not negative");
+        "tokenizer training needs more than 3 pieces and a size limit that is not negative");
   for (const fs::path& path : training.inputs)
     if (path == "-")
       throw ConfigError("a tokenizer reads its text twice: give files, not standard input");

@@ -23,7 +23,6 @@ struct TokenizerTraining {
   std::int32_t pieces = 8000;                 // model ids = pieces + 2
   double character_coverage = 0.9995;
   std::int64_t max_bytes = 0;  // 0: all; else an even deterministic sample of lines
-  int threads = 1;             // does not change the vocabulary
 };
 
 class Tokenizer {
@@ -56,7 +55,8 @@ struct TokenizerTrainingSummary {
   std::uint64_t sampled_lines = 0, sampled_bytes = 0;
 };
 
-// Trains a unigram model and writes it atomically to `model`. Same inputs, same vocabulary.
+// Trains a unigram model and writes it atomically to `model`. Same inputs, same vocabulary; on one
+// thread, because SentencePiece's sums over several differ in their last bits and gain no time.
 TokenizerTrainingSummary train_tokenizer(const TokenizerTraining& training,
                                          const std::filesystem::path& model);
 

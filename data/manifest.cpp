@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/manifest.hpp"
+
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/error.hpp"
+
+namespace demist::data {
+namespace {
+
+using Json = nlohmann::ordered_json;  // fields keep the order of this file: bytes are the identity
+
+constexpr const char* kFormat = "demist.corpus";
+constexpr int kVersion = 1;
+
+// File names need not be UTF-8; JSON must be.
+std::string text_of(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Json json_of(const SkipCounts& skipped) {
+  return {{"invalid_utf8", skipped.invalid_utf8},
+          {"bad_json", skipped.bad_json},
+          {"empty", skipped.empty}};
+}
+
+SkipCounts skips_of(const Json& json) {
+  SkipCounts skipped;
+  skipped.invalid_utf8 = json.at("invalid_utf8").get<std::uint64_t>();
+  skipped.bad_json = json.at("bad_json").get<std::uint64_t>();
+  skipped.empty = json.at("empty").get<std::uint64_t>();
+  return skipped;
+}
+
+Json json_of(const std::vector<ManifestShard>& shards) {
+  Json list = Json::array();
+  for (const ManifestShard& shard : shards)
+    list.push_back({{"file", shard.file},
+                    {"bytes", shard.bytes},
+                    {"n_tokens", shard.tokens},
+                    {"n_docs", shard.documents},
+                    {"hash", shard.hash}});
+  return list;
+}
+
+std::vector<ManifestShard> shards_of(const Json& list) {
+  std::vector<ManifestShard> shards;
+  for (const Json& entry : list)
+    shards.push_back({.file = entry.at("file").get<std::string>(),
+                      .bytes = entry.at("bytes").get<std::uint64_t>(),
+                      .tokens = entry.at("n_tokens").get<std::uint64_t>(),
+                      .documents = entry.at("n_docs").get<std::uint64_t>(),
+                      .hash = entry.at("hash").get<std::string>()});
+  return shards;
+}
+
+// A name that leads out of the folder must not be followed.
+void require_plain_names(const std::vector<ManifestShard>& shards,
+                         const std::filesystem::path& path) {
+  for (const ManifestShard& shard : shards)
+    if (shard.file.empty() || shard.file.front() == '.' ||
+        shard.file.find('/') != std::string::npos)
+      throw DataError(path.string() + ": '" + shard.file + "' is not a plain file name");
+}
+
+template <class Result, class Read>
+Result parse(const std::string& text, const std::filesystem::path& path, const Read& read) {
+  try {
+    return read(Json::parse(text));
+  } catch (const Json::exception& error) {
+    throw DataError(path.string() + ": damaged: " + error.what() +
+                    "; restore it or remove it and build the corpus again");
+  }
+}
+
+}  // namespace
+
+std::uint64_t Manifest::tokens() const {
+  return std::accumulate(shards.begin(), shards.end(), std::uint64_t{0},
+                         [](std::uint64_t sum, const auto& shard) { return sum + shard.tokens; });
+}
+
+std::uint64_t Manifest::documents() const {
+  return std::accumulate(
+      shards.begin(), shards.end(), std::uint64_t{0},
+      [](std::uint64_t sum, const auto& shard) { return sum + shard.documents; });
+}
+
+std::string to_json(const Manifest& manifest) {
+  Json inputs = Json::array();
+  for (const ManifestInput& input : manifest.inputs)
+    inputs.push_back({{"name", input.name},
+                      {"language", input.language},
+                      {"format", input.format},
+                      {"bytes", input.bytes},
+                      {"n_docs", input.documents},
+                      {"skipped", json_of(input.skipped)}});
+  return text_of({{"format", kFormat},
+                  {"version", kVersion},
+                  {"name", manifest.name},
+                  {"tokenizer_sha256", manifest.tokenizer_hash},
+                  {"vocab_size", manifest.vocab_size},
+                  {"languages", manifest.languages},
+                  {"n_tokens", manifest.tokens()},
+                  {"n_docs", manifest.documents()},
+                  {"inputs", inputs},
+                  {"shards", json_of(manifest.shards)}},
+                 1);
+}
+
+Manifest parse_manifest(const std::string& text, const std::filesystem::path& path) {
+  return parse<Manifest>(text, path, [&](const Json& json) {
+    if (json.at("format") != kFormat || json.at("version") != kVersion)
+      throw DataError(path.string() + ": not a demist.corpus manifest of version 1");
+    Manifest manifest;
+    manifest.name = json.at("name").get<std::string>();
+    manifest.tokenizer_hash = json.at("tokenizer_sha256").get<std::string>();
+    manifest.vocab_size = json.at("vocab_size").get<std::int64_t>();
+    manifest.languages = json.at("languages").get<std::vector<std::string>>();
+    for (const Json& entry : json.at("inputs"))
+      manifest.inputs.push_back({.name = entry.at("name").get<std::string>(),
+                                 .language = entry.at("language").get<std::string>(),
+                                 .format = entry.at("format").get<std::string>(),
+                                 .bytes = entry.at("bytes").get<std::uint64_t>(),
+                                 .documents = entry.at("n_docs").get<std::uint64_t>(),
+                                 .skipped = skips_of(entry.at("skipped"))});
+    manifest.shards = shards_of(json.at("shards"));
+    require_plain_names(manifest.shards, path);
+    if (json.at("n_tokens") != manifest.tokens() || json.at("n_docs") != manifest.documents())
+      throw DataError(path.string() + ": its totals differ from the sums over its shards");
+    return manifest;
+  });
+}
+
+std::string to_json(const RangeResult& result) {
+  return text_of({{"build_id", result.build_id},
+                  {"range", result.range},
+                  {"input", result.input},
+                  {"input_bytes", result.input_bytes},
+                  {"skipped", json_of(result.skipped)},
+                  {"first_skipped", result.skipped.first},
+                  {"shards", json_of(result.shards)}},
+                 -1);
+}
+
+RangeResult parse_range_result(const std::string& text, const std::filesystem::path& path) {
+  return parse<RangeResult>(text, path, [&](const Json& json) {
+    RangeResult result;
+    result.build_id = json.at("build_id").get<std::string>();
+    result.range = json.at("range").get<std::uint64_t>();
+    result.input = json.at("input").get<std::uint64_t>();
+    result.input_bytes = json.at("input_bytes").get<std::uint64_t>();
+    result.skipped = skips_of(json.at("skipped"));
+    result.skipped.first = json.at("first_skipped").get<std::string>();
+    result.shards = shards_of(json.at("shards"));
+    require_plain_names(result.shards, path);
+    return result;
+  });
+}
+
+}  // namespace demist::data

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/reader.hpp"
+
+#include <gtest/gtest.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <vector>
+
+#include "tests/data/text_fixture.hpp"
+
+namespace demist::data {
+namespace {
+
+std::string gzipped(const std::string& text) {
+  z_stream stream{};
+  deflateInit2(&stream, 6, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY);
+  std::string out(deflateBound(&stream, text.size()) + 64, '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  deflate(&stream, Z_FINISH);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string zstandard(const std::string& text) {
+  std::string out(ZSTD_compressBound(text.size()), '\0');
+  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 1));
+  return out;
+}
+
+class ReaderTest : public testing::Test {
+ protected:
+  ReaderTest() : folder_(test::fresh_folder("reader")), path_(folder_ / "input") {}
+  ~ReaderTest() override { fs::remove_all(folder_); }
+
+  std::vector<std::string> lines() const {
+    LineReader reader(path_);
+    std::vector<std::string> lines;
+    for (std::string line; reader.next(line);) lines.push_back(line);
+    return lines;
+  }
+  std::vector<std::string> lines_of(const std::string& content) const {
+    test::write_text(path_, content);
+    return lines();
+  }
+  std::vector<std::string> documents_of(const std::string& content, DocumentFormat format = {}) {
+    test::write_text(path_, content);
+    std::vector<std::string> documents;
+    LineReader reader(path_);
+    read_documents(reader, format, skipped_, [&](const Document& document) {
+      documents.emplace_back(document.text);
+      offsets_.push_back(document.offset);
+    });
+    return documents;
+  }
+
+  fs::path folder_, path_;
+  SkipCounts skipped_;
+  std::vector<std::uint64_t> offsets_;
+};
+
+using Strings = std::vector<std::string>;
+
+TEST_F(ReaderTest, EndsOfLinesAndFiles) {
+  EXPECT_EQ(lines_of(""), Strings{});
+  EXPECT_EQ(lines_of("\n"), Strings{""});
+  EXPECT_EQ(lines_of("a\nb"), (Strings{"a", "b"}));
+  EXPECT_EQ(lines_of("a\r\n\r\nb\r\n"), (Strings{"a", "", "b"}));
+  EXPECT_EQ(lines_of("\xEF\xBB\xBF"
+                     "a\n\xEF\xBB\xBF"),
+            (Strings{"a", "\xEF\xBB\xBF"}));
+  const std::string huge(3u << 20, 'x');
+  EXPECT_EQ(lines_of("a\n" + huge + "\nb\n"), (Strings{"a", huge, "b"}));
+}
+
+TEST_F(ReaderTest, DecompressesByContent) {
+  const std::string text = test::make_text(3000, 5);
+  const Strings plain = lines_of(text);
+  const std::string half = text.substr(0, text.size() / 2), rest = text.substr(text.size() / 2);
+  EXPECT_EQ(lines_of(gzipped(text)), plain);
+  EXPECT_EQ(lines_of(gzipped(half) + gzipped(rest)), plain);  // members
+  EXPECT_EQ(lines_of(zstandard(text)), plain);
+  const std::string user_data(
+      "\x50\x2A\x4D\x18\x03\x00\x00\x00"
+      "abc",
+      11);                                                                    // skippable frame
+  EXPECT_EQ(lines_of(user_data + zstandard(half) + zstandard(rest)), plain);  // frames
+  EXPECT_EQ(lines_of(gzipped("")), Strings{});
+  EXPECT_EQ(lines_of(zstandard("")), Strings{});
+}
+
+TEST_F(ReaderTest, DamagedStreamsAreErrorsThatNameTheFile) {
+  const std::string text = test::make_text(500, 5);
+  for (const std::string& whole : {gzipped(text), zstandard(text)}) {
+    for (const std::size_t size : {std::size_t{6}, whole.size() / 2, whole.size() - 1})
+      EXPECT_NE(test::message_of([&] { lines_of(whole.substr(0, size)); }).find(path_.string()),
+                std::string::npos);
+    EXPECT_THROW(lines_of(whole + "garbage after the end"), DataError);
+  }
+  std::string flipped = gzipped(text);
+  flipped[flipped.size() / 2] ^= 0x10;
+  EXPECT_THROW(lines_of(flipped), DataError);
+  EXPECT_THROW(LineReader(folder_ / "absent"), DataError);
+  EXPECT_THROW(
+      {
+        LineReader reader(folder_);
+        std::string line;
+        reader.next(line);
+      },
+      DataError);
+}
+
+TEST_F(ReaderTest, PlainDocumentsEndAtEmptyLines) {
+  EXPECT_EQ(documents_of("\n\na\nb\n\n\r\nc\n"), (Strings{"a\nb", "c"}));
+  EXPECT_EQ(offsets_, (std::vector<std::uint64_t>{2, 9}));
+  EXPECT_EQ(documents_of("one"), Strings{"one"});
+  EXPECT_EQ(documents_of(""), Strings{});
+  EXPECT_EQ(skipped_.invalid() + skipped_.empty, 0u);
+}
+
+TEST_F(ReaderTest, InvalidUtf8IsCountedWithTheFirstPlace) {
+  EXPECT_EQ(documents_of("good\n\nb\xFF"
+                         "d\n\nfine\n\n\xED\xA0\x80\n"),
+            (Strings{"good", "fine"}));
+  EXPECT_EQ(skipped_.invalid_utf8, 2u);
+  EXPECT_NE(skipped_.first.find(path_.string() + ": document at byte 6"), std::string::npos);
+}
+
+TEST_F(ReaderTest, JsonLines) {
+  const DocumentFormat format{TextFormat::jsonl, "body"};
+  EXPECT_EQ(documents_of("{\"body\": \"a\\nb\"}\r\n\n"
+                         "{\"body\": 5}\n"
+                         "{\"text\": \"x\"}\n"
+                         "[1]\n"
+                         "{\"body\": \"cut\n"
+                         "{\"body\": \"\"}\n"
+                         "{\"body\": \"\xFF\"}\n"
+                         "{\"body\": \"\\u00e9\", \"more\": [{}]}",
+                         format),
+            (Strings{"a\nb", "é"}));
+  EXPECT_EQ(skipped_.bad_json, 4u);
+  EXPECT_EQ(skipped_.invalid_utf8, 1u);
+  EXPECT_EQ(skipped_.empty, 1u);
+  EXPECT_NE(skipped_.first.find("body"), std::string::npos);
+}
+
+TEST_F(ReaderTest, Utf8FollowsRfc3629) {
+  for (const std::string good : {"", "ascii only", "é", "€", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF",
+                                 "\xEE\x80\x80", "12345678é12345678"})
+    EXPECT_TRUE(is_valid_utf8(good)) << good;
+  for (const std::string bad :
+       {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF",
+        "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xE2\x82", "12345678\xFF", "\xE2\x28\xA1"})
+    EXPECT_FALSE(is_valid_utf8(bad)) << testing::PrintToString(bad);
+}
+
+// Every way to cut a file into ranges gives every document once, in order.
+TEST_F(ReaderTest, RangesOwnTheDocumentsThatBeginInThem) {
+  const std::string plain =
+      "\xEF\xBB\xBF"
+      "a\nb\n\n\nccc\n\r\ndd\r\nee\r\n\r\n\n\nf\n\ng";
+  const std::string json = "{\"text\":\"a\"}\n\n{\"text\":\"b\"}\r\n{\"text\":\"c\"}";
+  for (const auto& [content, format] :
+       {std::pair{plain, TextFormat::plain}, std::pair{json, TextFormat::jsonl}}) {
+    const Strings whole = documents_of(content, {format, "text"});
+    ASSERT_GE(whole.size(), 3u);
+    for (std::uint64_t width = 1; width <= content.size(); ++width) {
+      Strings parts;
+      for (std::uint64_t begin = 0; begin < content.size(); begin += width)
+        read_documents(path_, {begin, begin + width}, {format, "text"}, skipped_,
+                       [&](const Document& document) { parts.emplace_back(document.text); });
+      EXPECT_EQ(parts, whole) << "ranges of " << width;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace demist::data
