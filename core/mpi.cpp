@@ -64,13 +64,17 @@ Comm Comm::split_node() const {
   return owning(raw);
 }
 
-void Comm::barrier() const { check(MPI_Barrier(handle_->raw), "MPI_Barrier"); }
+void Comm::barrier() const {
+  if (size_ > 1) check(MPI_Barrier(handle_->raw), "MPI_Barrier");
+}
 
 void Comm::broadcast(std::span<std::byte> bytes, int root) const {
+  if (size_ == 1) return;
   check(MPI_Bcast(bytes.data(), narrow(bytes.size()), MPI_BYTE, root, handle_->raw), "MPI_Bcast");
 }
 
 std::string Comm::broadcast(std::string text, int root) const {
+  if (size_ == 1) return text;
   std::int64_t size = static_cast<std::int64_t>(text.size());
   check(MPI_Bcast(&size, 1, MPI_INT64_T, root, handle_->raw), "MPI_Bcast");
   text.resize(static_cast<std::size_t>(size));
@@ -79,6 +83,7 @@ std::string Comm::broadcast(std::string text, int root) const {
 }
 
 std::vector<std::string> Comm::gather(std::string_view mine, int root) const {
+  if (size_ == 1) return {std::string(mine)};
   const int count = narrow(mine.size());
   std::vector<int> counts(static_cast<std::size_t>(size_)), starts(counts);
   check(MPI_Gather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, root, handle_->raw),
@@ -102,12 +107,14 @@ std::vector<std::string> Comm::gather(std::string_view mine, int root) const {
 }
 
 std::int64_t Comm::all_reduce_max(std::int64_t value) const {
+  if (size_ == 1) return value;
   std::int64_t result = 0;
   check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, handle_->raw), "MPI_Allreduce");
   return result;
 }
 
 std::int64_t Comm::all_reduce_sum(std::int64_t value) const {
+  if (size_ == 1) return value;
   std::int64_t result = 0;
   check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_SUM, handle_->raw), "MPI_Allreduce");
   return result;

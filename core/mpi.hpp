@@ -20,7 +20,7 @@ namespace demist::mpi {
 class Comm {
  public:
   struct Handle;  // owns an MPI_Comm
-  Comm() = default;
+  Comm() = default;  // a group of one that needs no MPI: its collectives do nothing
   explicit Comm(std::shared_ptr<Handle> handle);
 
   int rank() const { return rank_; }

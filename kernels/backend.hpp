@@ -28,13 +28,14 @@ class Backend {
 
   // x[t] = word[ids[t] - word_begin] + position[positions[t]] + type[0]; x S [n,d].
   // Ids outside [word_begin, word_begin + word.rows) add no word (vocabulary-parallel); with
-  // `word_only` the position and type rows are left out (another rank adds them).
+  // `word_only` the position and type rows are left out (another rank adds them). Tables are S.
   void embed_forward(TensorView x, std::span<const std::int32_t> ids,
                      std::span<const std::int32_t> positions, ConstTensorView word,
                      std::int64_t word_begin, ConstTensorView position, ConstTensorView type,
                      bool word_only);
   // dword (fp32 [V,d]) adds dx rows in token order per id, deterministically; dposition (fp32) and
-  // dtype_row (fp32 [1,d]) are overwritten. Rows `padding_id` of dword and dposition get nothing.
+  // dtype_row (fp32 [1,d], the column sum of dx) are overwritten. Rows `padding_id` of dword (the
+  // id, wherever word_begin is) and of dposition get nothing.
   void embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
                       TensorView dtype_row, ConstTensorView dx, std::span<const std::int32_t> ids,
                       std::span<const std::int32_t> positions, std::int32_t padding_id);
@@ -64,29 +65,30 @@ class Backend {
   void scatter_rows(TensorView out, ConstTensorView x, std::span<const std::int32_t> rows);
   void column_sum(std::span<float> out, ConstTensorView x);  // fp32 [cols], fixed order by shape
   void add(TensorView out, ConstTensorView a, ConstTensorView b);  // out may alias either
-  void convert(TensorView out, ConstTensorView in);                // fp32 <-> S
+  // fp32 <-> S. In bf16, numbers below 2^-126 may become 0.
+  void convert(TensorView out, ConstTensorView in);
 
   // Softmax cross-entropy over logits fp32 [m,V] of this vocabulary part, in two passes so that
   // ranks can combine in between. Pass 1, per row: maximum, sum of exp(logit - maximum), the sum of
   // all logits (label smoothing), and the target's logit (0 when it lies elsewhere). Columns
-  // [valid, V) are padding and take no part. logits have `bias` added in place.
+  // [valid, V) are padding and take no part. logits have `bias` ([V], or empty: none) added in
+  // place. Without a valid column the maximum is -infinity and the sums are 0.
   void cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
                                 std::span<float> logit_sum, std::span<float> target_logit,
                                 TensorView logits, std::span<const float> bias,
                                 std::span<const std::int32_t> target, std::int64_t vocab_begin,
                                 std::int64_t valid);
   // Pass 2: dlogits S [m,V] = (weight + smooth) p - weight * onehot(target) - smooth / vocab_size,
-  // p = exp(logit - lse); dbias adds its column sums. dlogits may alias logits (row by row, with
-  // dlogits.ld a multiple of logits.ld in bytes); padding columns get 0.
+  // p = exp(logit - lse); dbias ([V]) adds its column sums, taken before rounding to S. dlogits may
+  // start where logits start when its rows are as many bytes apart; padding columns get 0.
   void cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
                               std::span<const float> lse, std::span<const std::int32_t> target,
                               std::span<const float> weight, std::span<const float> smooth,
                               std::int64_t vocab_begin, std::int64_t valid,
                               std::int64_t vocab_size);
 
-  // acc += round(grad * 2^exponent) (ties to even); returns the largest |grad|, NaN when any is not
-  // finite. The caller adds nothing of a call whose largest |grad| * 2^exponent exceeds its limit:
-  // check with max_abs first.
+  // acc += round(grad * 2^exponent), ties to even. The caller makes sure (max_abs) that every
+  // product fits: |grad| * 2^exponent < 2^62.
   void fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad, int exponent);
   float max_abs(std::span<const float> values);  // NaN when any value is not finite
   // out = acc * 2^-exponent, rounded once to fp32.
@@ -98,7 +100,7 @@ class Backend {
   // Decoupled weight decay Adam (Loshchilov and Hutter 2019, alg. 2): with g = grad * grad_scale,
   // m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
   // p -= lr * (m c1 / (sqrt(v c2) + eps) + weight_decay * p), c the bias corrections.
-  // work (S, same size, or absent) receives the rounded parameter.
+  // work (S, [1, size], or absent) receives the rounded parameter.
   void adamw(std::span<float> param, std::span<float> m, std::span<float> v,
              std::span<const float> grad, TensorView work, const AdamW& op);
 
@@ -155,9 +157,8 @@ class Backend {
                         std::span<const float> grad, TensorView work, const AdamW& op) = 0;
 };
 
-// The best CPU instruction set this machine has: AVX-512 (bf16 with VDPBF16PS where present) or
-// AVX2. `isa`: "" picks; "avx2", "avx512" force one and throw EnvironmentError when the machine
-// lacks it.
+// The best CPU instruction set this machine has: AVX-512 with bf16, or AVX2. `isa`: "" picks;
+// "avx2", "avx512" force one and throw EnvironmentError when the machine lacks it.
 std::unique_ptr<Backend> make_cpu_backend(const std::string& isa = "");
 
 }  // namespace demist

@@ -1,1 +1,347 @@
+// The public operations: every shape and type is checked here, once for all devices.
 // SPDX-License-Identifier: Apache-2.0
+#include <string>
+
+#include "kernels/backend.hpp"
+
+namespace demist {
+namespace {
+
+// Names the operation in the error that a wrong argument makes.
+class Check {
+ public:
+  explicit Check(const char* op) : op_(op) {}
+
+  void that(bool condition, const char* what) const {
+    if (!condition) throw InternalError(std::string(op_) + ": " + what);
+  }
+
+  void matrix(const ConstTensorView& view, std::int64_t rows, std::int64_t cols, DType dtype,
+              const char* name) const {
+    const bool shape = view.rows == rows && view.cols == cols && view.ld >= cols;
+    if (shape && view.dtype == dtype && (view.data || view.size() == 0)) return;
+    throw InternalError(std::string(op_) + ": " + name + " is " + describe(view) + ", expected " +
+                        describe({nullptr, dtype, rows, cols, cols}));
+  }
+
+  template <class T>
+  void vector(std::span<T> values, std::int64_t size, const char* name) const {
+    if (static_cast<std::int64_t>(values.size()) == size) return;
+    throw InternalError(std::string(op_) + ": " + name + " has " + std::to_string(values.size()) +
+                        " elements, expected " + std::to_string(size));
+  }
+
+  // Every index in [0, limit).
+  void indices(std::span<const std::int32_t> values, std::int64_t limit, const char* name) const {
+    for (const std::int32_t value : values)
+      if (value < 0 || value >= limit)
+        throw InternalError(std::string(op_) + ": " + name + " " + std::to_string(value) +
+                            " is outside [0, " + std::to_string(limit) + ")");
+  }
+
+  void dropout(const Dropout& dropout, const TokenGrid& grid, std::int64_t rows) const {
+    that(dropout.p >= 0 && dropout.p < 1, "dropout probability is outside [0, 1)");
+    if (!dropout.active()) return;
+    that(dropout.threshold() < 65536, "dropout probability rounds to 1");
+    this->grid(grid, rows);
+  }
+
+  void grid(const TokenGrid& grid, std::int64_t rows) const {
+    that(grid.rows >= 0 && grid.cols >= 0 && grid.tokens() == rows,
+         "the token grid has another number of tokens than the rows");
+    vector(grid.sample, grid.rows, "grid.sample");
+  }
+
+ private:
+  static std::string describe(const ConstTensorView& view) {
+    return std::string(name_of(view.dtype)) + " [" + std::to_string(view.rows) + ", " +
+           std::to_string(view.cols) + "]" +
+           (view.ld < view.cols ? " with ld " + std::to_string(view.ld) : "");
+  }
+
+  const char* op_;
+};
+
+constexpr DType kFloat = DType::f32;
+
+template <class T>
+std::int64_t length(std::span<T> values) {
+  return static_cast<std::int64_t>(values.size());
+}
+
+}  // namespace
+
+void Backend::gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
+                   bool accumulate, std::span<const float> bias) {
+  const Check check("gemm");
+  const bool a_transposed = transpose == Transpose::a, b_transposed = transpose == Transpose::b;
+  const std::int64_t m = a_transposed ? a.cols : a.rows, k = a_transposed ? a.rows : a.cols;
+  const std::int64_t n = b_transposed ? b.rows : b.cols;
+  check.matrix(a, a.rows, a.cols, a.dtype, "a");
+  check.matrix(b, b_transposed ? n : k, b_transposed ? k : n, a.dtype, "b");
+  check.matrix(out, m, n, out.dtype, "out");
+  check.that(out.dtype == a.dtype || out.dtype == kFloat, "out is neither fp32 nor the type of a");
+  check.that(!accumulate || out.dtype == kFloat, "only an fp32 out can be added to");
+  if (!bias.empty()) check.vector(bias, n, "bias");
+  do_gemm(out, a, b, transpose, accumulate, bias);
+}
+
+void Backend::embed_forward(TensorView x, std::span<const std::int32_t> ids,
+                            std::span<const std::int32_t> positions, ConstTensorView word,
+                            std::int64_t word_begin, ConstTensorView position, ConstTensorView type,
+                            bool word_only) {
+  const Check check("embed_forward");
+  check.matrix(x, length(ids), word.cols, x.dtype, "x");
+  check.matrix(word, word.rows, x.cols, x.dtype, "word");
+  if (!word_only) {
+    check.vector(positions, x.rows, "positions");
+    check.matrix(position, position.rows, x.cols, x.dtype, "position");
+    check.matrix(type, type.rows, x.cols, x.dtype, "type");
+    check.that(type.rows >= 1, "type has no rows");
+    check.indices(positions, position.rows, "position");
+  }
+  do_embed_forward(x, ids, positions, word, word_begin, position, type, word_only);
+}
+
+void Backend::embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
+                             TensorView dtype_row, ConstTensorView dx,
+                             std::span<const std::int32_t> ids,
+                             std::span<const std::int32_t> positions, std::int32_t padding_id) {
+  const Check check("embed_backward");
+  check.matrix(dx, length(ids), dx.cols, dx.dtype, "dx");
+  check.matrix(dword, dword.rows, dx.cols, kFloat, "dword");
+  check.matrix(dposition, dposition.rows, dx.cols, kFloat, "dposition");
+  check.matrix(dtype_row, 1, dx.cols, kFloat, "dtype_row");
+  check.vector(positions, dx.rows, "positions");
+  check.indices(positions, dposition.rows, "position");
+  do_embed_backward(dword, word_begin, dposition, dtype_row, dx, ids, positions, padding_id);
+}
+
+void Backend::bias_gelu_forward(TensorView out, ConstTensorView pre, std::span<const float> bias) {
+  const Check check("bias_gelu_forward");
+  check.matrix(pre, pre.rows, pre.cols, pre.dtype, "pre");
+  check.matrix(out, pre.rows, pre.cols, pre.dtype, "out");
+  check.vector(bias, pre.cols, "bias");
+  do_bias_gelu_forward(out, pre, bias);
+}
+
+void Backend::bias_gelu_backward(TensorView dpre, std::span<float> dbias, ConstTensorView dout,
+                                 ConstTensorView pre, std::span<const float> bias) {
+  const Check check("bias_gelu_backward");
+  check.matrix(pre, pre.rows, pre.cols, pre.dtype, "pre");
+  check.matrix(dout, pre.rows, pre.cols, pre.dtype, "dout");
+  check.matrix(dpre, pre.rows, pre.cols, pre.dtype, "dpre");
+  check.vector(bias, pre.cols, "bias");
+  check.vector(dbias, pre.cols, "dbias");
+  do_bias_gelu_backward(dpre, dbias, dout, pre, bias);
+}
+
+void Backend::add_layernorm_forward(const AddLayerNorm& op) {
+  const Check check("add_layernorm_forward");
+  const std::int64_t n = op.x.rows, d = op.x.cols;
+  check.that(d > 0, "x has no columns");
+  check.matrix(op.x, n, d, op.x.dtype, "x");
+  check.that(op.sum || op.y, "neither sum nor y is wanted");
+  if (op.sum) check.matrix(op.sum, n, d, op.x.dtype, "sum");
+  if (op.residual) check.matrix(op.residual, n, d, op.x.dtype, "residual");
+  if (!op.bias.empty()) check.vector(op.bias, d, "bias");
+  if (op.y) {
+    check.matrix(op.y, n, d, op.x.dtype, "y");
+    check.vector(op.mean, n, "mean");
+    check.vector(op.rstd, n, "rstd");
+    check.vector(op.gamma, d, "gamma");
+    check.vector(op.beta, d, "beta");
+  }
+  check.dropout(op.dropout, op.grid, n);
+  do_add_layernorm_forward(op);
+}
+
+void Backend::add_layernorm_backward(const AddLayerNormBackward& op) {
+  const Check check("add_layernorm_backward");
+  const std::int64_t n = op.dsum.rows, d = op.dsum.cols;
+  const DType dtype = op.dsum.dtype;
+  check.that(d > 0, "dsum has no columns");
+  check.that(op.dy || op.dsum_extra, "neither dy nor dsum_extra is given");
+  check.matrix(op.dsum, n, d, dtype, "dsum");
+  if (op.dx) check.matrix(op.dx, n, d, dtype, "dx");
+  check.that(!op.dx || op.dx.data != op.dsum.data || !op.dropout.active(),
+             "dx may be dsum only when dropout is off");
+  if (op.dsum_extra) check.matrix(op.dsum_extra, n, d, dtype, "dsum_extra");
+  if (!op.dbias.empty()) check.vector(op.dbias, d, "dbias");
+  if (op.dy) {
+    check.matrix(op.dy, n, d, dtype, "dy");
+    check.matrix(op.sum, n, d, dtype, "sum");
+    check.vector(op.mean, n, "mean");
+    check.vector(op.rstd, n, "rstd");
+    check.vector(op.gamma, d, "gamma");
+    check.vector(op.dgamma, d, "dgamma");
+    check.vector(op.dbeta, d, "dbeta");
+  }
+  check.dropout(op.dropout, op.grid, n);
+  do_add_layernorm_backward(op);
+}
+
+void Backend::dropout(TensorView x, const Dropout& dropout, const TokenGrid& grid) {
+  const Check check("dropout");
+  check.matrix(x, x.rows, x.cols, x.dtype, "x");
+  check.dropout(dropout, grid, x.rows);
+  do_dropout(x, dropout, grid);
+}
+
+namespace {
+
+// What forward and backward have in common; returns heads * head_dim.
+std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, const Attention& op) {
+  check.that(op.heads > 0 && op.head_dim > 0 && op.first_head >= 0 &&
+                 op.first_head + op.heads <= Attention::kMaxHeads,
+             "impossible heads or head_dim");
+  const std::int64_t n = qkv.rows;
+  check.matrix(qkv, n, 3 * op.heads * op.head_dim, qkv.dtype, "qkv");
+  check.grid(op.grid, n);
+  check.vector(op.keys.begin, n, "keys.begin");
+  check.vector(op.keys.end, n, "keys.end");
+  for (std::size_t t = 0; t < op.keys.begin.size(); ++t)
+    check.that(op.keys.begin[t] >= 0 && op.keys.begin[t] <= op.keys.end[t] &&
+                   op.keys.end[t] <= op.grid.cols,
+               "a key range leaves its sequence");
+  check.dropout(op.dropout, op.grid, n);
+  return op.heads * op.head_dim;
+}
+
+}  // namespace
+
+void Backend::attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
+                                const Attention& op) {
+  const Check check("attention_forward");
+  const std::int64_t width = check_attention(check, qkv, op);
+  check.matrix(out, qkv.rows, width, qkv.dtype, "out");
+  check.matrix(lse, op.heads, qkv.rows, kFloat, "lse");
+  do_attention_forward(out, lse, qkv, op);
+}
+
+void Backend::attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
+                                 ConstTensorView out, ConstTensorView lse, const Attention& op) {
+  const Check check("attention_backward");
+  const std::int64_t width = check_attention(check, qkv, op);
+  check.matrix(dqkv, qkv.rows, 3 * width, qkv.dtype, "dqkv");
+  check.matrix(dout, qkv.rows, width, qkv.dtype, "dout");
+  check.matrix(out, qkv.rows, width, qkv.dtype, "out");
+  check.matrix(lse, op.heads, qkv.rows, kFloat, "lse");
+  do_attention_backward(dqkv, dout, qkv, out, lse, op);
+}
+
+void Backend::gather_rows(TensorView out, ConstTensorView x, std::span<const std::int32_t> rows) {
+  const Check check("gather_rows");
+  check.matrix(x, x.rows, x.cols, x.dtype, "x");
+  check.matrix(out, length(rows), x.cols, x.dtype, "out");
+  check.indices(rows, x.rows, "row");
+  do_gather_rows(out, x, rows);
+}
+
+void Backend::scatter_rows(TensorView out, ConstTensorView x, std::span<const std::int32_t> rows) {
+  const Check check("scatter_rows");
+  check.matrix(x, length(rows), x.cols, x.dtype, "x");
+  check.matrix(out, out.rows, x.cols, x.dtype, "out");
+  check.indices(rows, out.rows, "row");
+  do_scatter_rows(out, x, rows);
+}
+
+void Backend::column_sum(std::span<float> out, ConstTensorView x) {
+  const Check check("column_sum");
+  check.matrix(x, x.rows, x.cols, x.dtype, "x");
+  check.vector(out, x.cols, "out");
+  do_column_sum(out, x);
+}
+
+void Backend::add(TensorView out, ConstTensorView a, ConstTensorView b) {
+  const Check check("add");
+  check.matrix(out, out.rows, out.cols, out.dtype, "out");
+  check.matrix(a, out.rows, out.cols, out.dtype, "a");
+  check.matrix(b, out.rows, out.cols, out.dtype, "b");
+  do_add(out, a, b);
+}
+
+void Backend::convert(TensorView out, ConstTensorView in) {
+  const Check check("convert");
+  check.matrix(in, in.rows, in.cols, in.dtype, "in");
+  check.matrix(out, in.rows, in.cols, out.dtype, "out");
+  do_convert(out, in);
+}
+
+void Backend::cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
+                                       std::span<float> logit_sum, std::span<float> target_logit,
+                                       TensorView logits, std::span<const float> bias,
+                                       std::span<const std::int32_t> target,
+                                       std::int64_t vocab_begin, std::int64_t valid) {
+  const Check check("cross_entropy_statistics");
+  const std::int64_t m = logits.rows;
+  check.matrix(logits, m, logits.cols, kFloat, "logits");
+  check.vector(max, m, "max");
+  check.vector(sum_exp, m, "sum_exp");
+  check.vector(logit_sum, m, "logit_sum");
+  check.vector(target_logit, m, "target_logit");
+  check.vector(target, m, "target");
+  if (!bias.empty()) check.vector(bias, logits.cols, "bias");
+  check.that(valid >= 0 && valid <= logits.cols, "valid is outside [0, columns]");
+  do_cross_entropy_statistics(max, sum_exp, logit_sum, target_logit, logits, bias, target,
+                              vocab_begin, valid);
+}
+
+void Backend::cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
+                                     ConstTensorView logits, std::span<const float> lse,
+                                     std::span<const std::int32_t> target,
+                                     std::span<const float> weight, std::span<const float> smooth,
+                                     std::int64_t vocab_begin, std::int64_t valid,
+                                     std::int64_t vocab_size) {
+  const Check check("cross_entropy_backward");
+  const std::int64_t m = logits.rows;
+  check.matrix(logits, m, logits.cols, kFloat, "logits");
+  check.matrix(dlogits, m, logits.cols, dlogits.dtype, "dlogits");
+  check.vector(dbias, logits.cols, "dbias");
+  check.vector(lse, m, "lse");
+  check.vector(target, m, "target");
+  check.vector(weight, m, "weight");
+  check.vector(smooth, m, "smooth");
+  check.that(valid >= 0 && valid <= logits.cols, "valid is outside [0, columns]");
+  check.that(vocab_size > 0, "vocab_size is not positive");
+  const auto stride = [](const ConstTensorView& view) {
+    return view.ld * static_cast<std::int64_t>(size_of(view.dtype));
+  };
+  check.that(dlogits.data != logits.data || m <= 1 || stride(dlogits) == stride(logits),
+             "dlogits lies over logits with another distance between rows");
+  do_cross_entropy_backward(dlogits, dbias, logits, lse, target, weight, smooth, vocab_begin, valid,
+                            vocab_size);
+}
+
+void Backend::fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
+                              int exponent) {
+  Check("fixed_point_add").vector(grad, length(acc), "grad");
+  do_fixed_point_add(acc, grad, exponent);
+}
+
+float Backend::max_abs(std::span<const float> values) { return do_max_abs(values); }
+
+void Backend::fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
+                                   int exponent) {
+  Check("fixed_point_to_float").vector(out, length(acc), "out");
+  do_fixed_point_to_float(out, acc, exponent);
+}
+
+void Backend::tile_sum_squares(std::span<double> out, std::span<const float> values) {
+  const std::int64_t tiles = (length(values) + kNormTile - 1) / kNormTile;
+  Check("tile_sum_squares").vector(out, tiles, "out");
+  do_tile_sum_squares(out, values);
+}
+
+void Backend::adamw(std::span<float> param, std::span<float> m, std::span<float> v,
+                    std::span<const float> grad, TensorView work, const AdamW& op) {
+  const Check check("adamw");
+  const std::int64_t size = length(param);
+  check.vector(m, size, "m");
+  check.vector(v, size, "v");
+  check.vector(grad, size, "grad");
+  if (work) check.matrix(work, 1, size, work.dtype, "work");
+  do_adamw(param, m, v, grad, work, op);
+}
+
+}  // namespace demist

@@ -46,7 +46,8 @@ enum class Transpose {
 };
 
 struct AddLayerNorm {
-  // forward: sum = residual + dropout(x + bias);  y = (sum - mean) * rstd * gamma + beta
+  // forward: sum = residual + dropout(x + bias);  y = (sum - mean) * rstd * gamma + beta.
+  // mean, rstd and y are those of the sum as stored, that is, rounded to S.
   TensorView sum;               // S [n,d]; absent when nobody needs it. May alias residual or x
   TensorView y;                 // S [n,d]; absent: no normalization (pre-LN's last residual add)
   std::span<float> mean, rstd;  // [n]
@@ -60,10 +61,11 @@ struct AddLayerNorm {
 };
 
 struct AddLayerNormBackward {
-  // dsum = LayerNorm'(dy) + dsum_extra;  dx = dropout'(dsum);  dresidual = dsum
+  // dsum = LayerNorm'(dy) + dsum_extra;  dx = dropout'(dsum);  dresidual = dsum.
+  // dx and the column sums are taken before dsum is rounded to S.
   TensorView dsum;  // S [n,d]. May alias dy or dsum_extra
   TensorView dx;    // S [n,d]; may alias dsum when dropout is off; absent: not needed
-  std::span<float> dgamma, dbeta;     // [d], overwritten
+  std::span<float> dgamma, dbeta;     // [d], overwritten; unused without dy
   std::span<float> dbias;             // [d], overwritten with the column sum of dx; or empty
   ConstTensorView dy;                 // S [n,d]; absent: dsum = dsum_extra
   ConstTensorView dsum_extra;         // S [n,d] or absent

@@ -31,6 +31,7 @@ struct StepReport {
   double grad_norm = 0;  // global, before clipping
   double lr = 0;
   std::int64_t tokens = 0;     // real tokens of the step, all ranks
+  double model_flops = 0;      // of the step, all ranks; formula in docs/benchmarks.md
   bool finite = true;          // false: loss or gradient not finite, parameters untouched
   std::int32_t rescaled = 0;   // times the step was redone with a larger fixed-point scale
   double compute_seconds = 0;  // this rank's forward and backward time
@@ -64,13 +65,13 @@ class Trainer {
   std::int64_t step() const;  // finished steps
   // Announces a coming step's plan, so that its micro-batches are prepared ahead. In order.
   void announce(const StepPlan& plan);
-  // Runs the oldest announced step. Collective. Throws NumericError on a non-finite step.
+  // Runs the oldest announced step. Collective. A non-finite step leaves all state as it was and
+  // says so in the report; the coordinator decides.
   StepReport run_step();
   // Mean loss over micro-batches (0, 0..count) of a held-out source, dropout off. Collective.
   double held_out_loss(const data::Source& source, std::int32_t count);
   void save(const std::filesystem::path& root, int keep_last) const;  // collective
   std::size_t planned_bytes() const;  // memory of this rank: parameters, state, activations
-  double flops_per_token() const;     // model FLOPs, formula in docs/benchmarks.md
 
  private:
   struct Impl;

@@ -11,6 +11,7 @@ namespace demist::test {
 namespace {
 
 const mpi::Session* session = nullptr;
+const mpi::Comm* alone = nullptr;
 
 class RankPrinter : public testing::EmptyTestEventListener {
   void OnTestPartResult(const testing::TestPartResult& result) override {
@@ -24,11 +25,14 @@ class RankPrinter : public testing::EmptyTestEventListener {
 }  // namespace
 
 const mpi::Comm& world() { return session->world(); }
+const mpi::Comm& self() { return *alone; }
 
 int run_mpi_tests(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   const mpi::Session scope(&argc, &argv);
   session = &scope;
+  const mpi::Comm own = scope.world().split(scope.world().rank(), 0);
+  alone = &own;
   auto& listeners = testing::UnitTest::GetInstance()->listeners();
   if (world().rank() != 0) delete listeners.Release(listeners.default_result_printer());
   listeners.Append(new RankPrinter);

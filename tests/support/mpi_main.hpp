@@ -7,6 +7,7 @@
 namespace demist::test {
 
 const mpi::Comm& world();
+const mpi::Comm& self();  // this rank alone
 int run_mpi_tests(int argc, char** argv);
 
 }  // namespace demist::test

@@ -2,10 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
-#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,6 +19,8 @@ namespace fs = std::filesystem;
 // A logical tensor is what Hugging Face would call it: unsharded, unfused, unpadded, fp32. Its kind
 // says which of the three values per element is meant.
 enum class Kind : std::uint8_t { parameter, adam_m, adam_v };
+inline constexpr Kind kKinds[] = {Kind::parameter, Kind::adam_m, Kind::adam_v};
+const char* name_of(Kind kind);
 
 struct LogicalTensor {
   std::string name;
@@ -53,44 +54,47 @@ struct Meta {
 
 // Collective. Each rank writes its pieces to one HDF5 file in <root>/step-XXXXXXXX.tmp, syncs;
 // ranks agree; rank 0 writes MANIFEST.json with the checksums, renames the directory, updates
-// LATEST, and prunes to the newest `keep_last` (0: keep all). Any failure throws on all ranks and
-// leaves older checkpoints untouched.
+// LATEST, and prunes to the newest `keep_last` (0: keep all). Tensors and meta must be equal on all
+// ranks; a rank may hold no pieces. Any failure throws on all ranks and leaves older checkpoints
+// untouched. One save at a time in a root.
 void save(const mpi::Comm& comm, const fs::path& root, const std::vector<LogicalTensor>& tensors,
           std::span<const Piece> pieces, const Meta& meta, int keep_last);
 
-// A verified-on-read checkpoint directory.
+// One HDF5 file of a checkpoint: what one writing rank held.
+struct StoredFile {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::int64_t values = 0;   // fp32 values of all tensors and kinds
+  std::size_t datasets = 0;  // one for each (tensor, kind) that the writer held a part of
+};
+
+// A verified-on-read checkpoint directory. One thread at a time.
 class Checkpoint {
  public:
   // Reads and checks MANIFEST.json and file sizes. Throws CheckpointError.
   explicit Checkpoint(const fs::path& directory);
-  const Meta& meta() const { return meta_; }
-  const std::vector<LogicalTensor>& tensors() const { return tensors_; }
-  const fs::path& directory() const { return directory_; }
+  ~Checkpoint();
+  Checkpoint(Checkpoint&&) noexcept;
+  Checkpoint& operator=(Checkpoint&&) noexcept;
+
+  const Meta& meta() const;
+  const std::vector<LogicalTensor>& tensors() const;
+  const std::vector<StoredFile>& files() const;
+  const fs::path& directory() const;
   std::optional<std::size_t> find(const std::string& name) const;
   bool has(Kind kind) const;
-  // Fills any piece, whatever layout wrote it. piece.tensor indexes this checkpoint's table. Boxes
+  // Fills any piece, whatever layout wrote it. piece.tensor indexes this checkpoint's table. Bytes
   // are verified against their checksum on first use. Throws CheckpointError naming file and
   // tensor.
   void read(MutablePiece piece) const;
-  void verify() const;  // every box, and that boxes tile every tensor
+  void verify() const;  // every checksum, and that the parts tile every tensor
   // SHA-256 over (name, shape, kind, fp32 bytes) in name order, plus step: the same for any layout
   // of the same state.
   std::string hash() const;
 
  private:
-  struct Box {
-    std::size_t tensor;
-    Kind kind;
-    std::int64_t start, count;
-    std::size_t file;
-    std::uint64_t offset, checksum;
-  };
-  fs::path directory_;
-  Meta meta_;
-  std::vector<LogicalTensor> tensors_;
-  std::vector<std::string> files_;
-  std::vector<Box> boxes_;  // sorted by (tensor, kind, start)
-  mutable std::vector<bool> verified_;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 // The newest checkpoint under `root` that opens and verifies; bad ones are named in a warning and

@@ -21,7 +21,7 @@ struct SamplerOptions {
   double temperature = 0;  // 0: argmax
   std::uint64_t seed = 0;
   std::int32_t mask_id = 0;
-  bool stop_when_done = true;  // end when nothing is masked and nothing can change
+  bool stop_when_done = true;  // skip forward passes and steps that cannot change the result
 };
 
 // One canvas: <s> prompt, `length` masks, </s>.
@@ -30,11 +30,14 @@ struct Request {
   std::int32_t length = 0;           // response tokens without </s>
   std::uint64_t id = 0;              // names the request in the random streams
 };
+inline std::int64_t canvas_length(const Request& request) {
+  return static_cast<std::int64_t>(request.prompt.size()) + request.length + 2;
+}
 struct Response {
   std::vector<std::int32_t> ids;  // [length]
   std::vector<float> score;       // committed log-probabilities [length]
-  double mean_log_prob = 0;
-  std::int32_t steps_run = 0;
+  double mean_log_prob = 0;       // of the tokens that are not special (all, if every one is)
+  std::int32_t steps_run = 0;     // of options.steps; fewer when the rest could change nothing
 };
 
 // A batch of canvases, right-padded: rows * cols ids. `wanted` lists token indices; the callee
@@ -52,8 +55,9 @@ using LogitsFunction = std::function<void(
 using StepObserver =
     std::function<void(std::int32_t step, const std::vector<std::vector<std::int32_t>>& responses)>;
 
-// Decodes all requests together (the caller batches). The result of a request does not depend on
-// the others in the batch, given the same logits.
+// Decodes all requests together (batching.hpp makes the batches). The result of a request does not
+// depend on the others in the batch, given the same logits. Throws ConfigError for impossible
+// options, NumericError for logits that are not numbers.
 std::vector<Response> sample(const std::vector<Request>& requests, std::int64_t vocab,
                              const SamplerOptions& options, const LogitsFunction& logits,
                              const StepObserver& observe = {});

@@ -33,8 +33,16 @@ class Communicator {
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
 };
 
+// Longer messages are cut; tests lower the limits to reach that code with short ones.
+struct MessageLimits {
+  std::size_t staging_bytes = std::size_t{16} << 20;  // received terms of a sum held at a time
+  std::size_t message_bytes = std::size_t{1} << 30;   // one MPI call; MPI counts are int
+};
+
 std::unique_ptr<Communicator> make_local_communicator();
-std::unique_ptr<Communicator> make_mpi_communicator(const mpi::Comm& comm);  // duplicates comm
+// Duplicates comm.
+std::unique_ptr<Communicator> make_mpi_communicator(const mpi::Comm& comm,
+                                                    MessageLimits limits = {});
 
 // tensor x data grid: world rank = data_rank * tensor_size + tensor_rank.
 struct ParallelLayout {

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/cpu_backend.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/parallel_for.hpp"
+#include "kernels/cpu/gemm.hpp"
+
+namespace demist::cpu {
+namespace {
+
+// Elements of one piece of work: some tens of microseconds, much more than starting a thread's
+// share, and little enough to share out evenly.
+constexpr std::int64_t kGrain = 1 << 15;
+
+// Pieces of a column sum. Fixed, since results may depend on shapes only.
+constexpr std::int64_t kMaxPieces = 16;
+constexpr std::int64_t kMinPieceRows = 16;
+
+std::int64_t length(const auto& values) { return static_cast<std::int64_t>(values.size()); }
+
+// Calls body(RowRange) for pieces of about kGrain elements.
+template <class Body>
+void for_rows(std::int64_t rows, std::int64_t cols, Body&& body) {
+  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cols));
+  parallel_ranges(rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    body(RowRange{begin, end});
+  });
+}
+
+// Rows one after the other are one long row: pieces may then be cut anywhere.
+template <class View>
+View flattened(const View& view) {
+  View flat = view;
+  flat.cols = flat.ld = view.size();
+  flat.rows = 1;
+  return flat;
+}
+
+template <class... View>
+bool contiguous(const View&... view) {
+  return ((view.ld == view.cols) && ...);
+}
+
+// Calls body(piece of out, pieces of in...) on the threads, for element by element operations.
+template <class Body, class... In>
+void for_elements(const TensorView& out, Body&& body, const In&... in) {
+  if (contiguous(out, in...)) {
+    parallel_ranges(out.size(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t count = end - begin;
+      body(flattened(out).col_slice(begin, count), flattened(in).col_slice(begin, count)...);
+    });
+    return;
+  }
+  for_rows(out.rows, out.cols, [&](RowRange rows) {
+    const std::int64_t count = rows.end - rows.begin;
+    body(out.row_slice(rows.begin, count), in.row_slice(rows.begin, count)...);
+  });
+}
+
+template <class View>
+auto* row_bytes(const View& view, std::int64_t r) {
+  return view.row_slice(r, 1).data;
+}
+
+}  // namespace
+
+float* CpuBackend::scratch(std::int64_t size) {
+  if (scratch_.size() < static_cast<std::size_t>(size))
+    scratch_ = Buffer<float>(static_cast<std::size_t>(size));
+  return scratch_.data();
+}
+
+template <class PartialSum>
+std::int64_t CpuBackend::for_row_pieces(std::int64_t rows, std::int64_t width,
+                                        PartialSum&& partial_sum) {
+  const std::int64_t piece_rows = std::max(div_ceil(rows, kMaxPieces), kMinPieceRows);
+  const std::int64_t pieces = div_ceil(rows, piece_rows);
+  float* sums = scratch(pieces * width);
+  parallel_ranges(rows, piece_rows, [&](std::int64_t begin, std::int64_t end) {
+    partial_sum(sums + begin / piece_rows * width, RowRange{begin, end});
+  });
+  return pieces;
+}
+
+void CpuBackend::combine_pieces(std::span<float> out, std::int64_t pieces, std::int64_t width,
+                                std::int64_t offset, Combine combine) {
+  if (combine == Combine::overwrite) std::ranges::fill(out, 0.0f);
+  const float* sums = scratch_.data() + offset;
+  parallel_ranges(length(out), kGrain / kMaxPieces, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t piece = 0; piece < pieces; ++piece) {
+      const float* sum = sums + piece * width;
+      for (std::int64_t j = begin; j < end; ++j) out[static_cast<std::size_t>(j)] += sum[j];
+    }
+  });
+}
+
+void CpuBackend::do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
+                         bool accumulate, std::span<const float> bias) {
+  gemm(out, a, b, transpose, accumulate, bias);
+}
+
+void CpuBackend::do_attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
+                                      const Attention& op) {
+  isa_.attention_forward(out, lse, qkv, op);
+}
+
+void CpuBackend::do_attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
+                                       ConstTensorView out, ConstTensorView lse,
+                                       const Attention& op) {
+  isa_.attention_backward(dqkv, dout, qkv, out, lse, op);
+}
+
+void CpuBackend::do_embed_forward(TensorView x, std::span<const std::int32_t> ids,
+                                  std::span<const std::int32_t> positions, ConstTensorView word,
+                                  std::int64_t word_begin, ConstTensorView position,
+                                  ConstTensorView type, bool word_only) {
+  const Embedding embedding{.ids = ids.data(),
+                            .positions = positions.data(),
+                            .word = word,
+                            .position = position,
+                            .type = type,
+                            .word_begin = word_begin,
+                            .word_only = word_only};
+  for_rows(x.rows, x.cols, [&](RowRange rows) { isa_.embed_forward(x, embedding, rows); });
+}
+
+void CpuBackend::add_rows_by_key(TensorView out, ConstTensorView dx,
+                                 std::span<const std::int32_t> row_of) {
+  std::vector<std::int32_t> order;
+  order.reserve(row_of.size());
+  for (std::int32_t t = 0; t < length(row_of); ++t)
+    if (row_of[static_cast<std::size_t>(t)] >= 0) order.push_back(t);
+  const auto row = [&](std::int32_t t) { return row_of[static_cast<std::size_t>(t)]; };
+  std::ranges::stable_sort(order, {}, row);
+  // By columns: one id (the mask) may own most of the tokens.
+  constexpr std::int64_t kColumns = 128;
+  parallel_ranges(dx.cols, kColumns, [&](std::int64_t begin, std::int64_t end) {
+    for (auto first = order.begin(); first != order.end();) {
+      const std::int32_t r = row(*first);
+      const auto last =
+          std::find_if(first, order.end(), [&](std::int32_t t) { return row(t) != r; });
+      isa_.add_rows(out.as<float>() + r * out.ld + begin, dx, &*first, last - first, begin,
+                    end - begin);
+      first = last;
+    }
+  });
+}
+
+void CpuBackend::do_embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
+                                   TensorView dtype_row, ConstTensorView dx,
+                                   std::span<const std::int32_t> ids,
+                                   std::span<const std::int32_t> positions,
+                                   std::int32_t padding_id) {
+  std::vector<std::int32_t> row_of(ids.size());
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    const std::int64_t row = ids[t] - word_begin;
+    const bool here = ids[t] != padding_id && row >= 0 && row < dword.rows;
+    row_of[t] = here ? static_cast<std::int32_t>(row) : -1;
+  }
+  add_rows_by_key(dword, dx, row_of);
+
+  for (std::size_t t = 0; t < positions.size(); ++t)
+    row_of[t] = positions[t] == padding_id ? -1 : positions[t];
+  for_rows(dposition.rows, dposition.cols, [&](RowRange rows) {
+    for (std::int64_t r = rows.begin; r < rows.end; ++r)
+      std::fill_n(static_cast<float*>(row_bytes(dposition, r)), dposition.cols, 0.0f);
+  });
+  add_rows_by_key(dposition, dx, row_of);
+  do_column_sum({dtype_row.as<float>(), static_cast<std::size_t>(dtype_row.cols)}, dx);
+}
+
+void CpuBackend::do_bias_gelu_forward(TensorView out, ConstTensorView pre,
+                                      std::span<const float> bias) {
+  for_rows(pre.rows, pre.cols,
+           [&](RowRange rows) { isa_.bias_gelu_forward(out, pre, bias.data(), rows); });
+}
+
+void CpuBackend::do_bias_gelu_backward(TensorView dpre, std::span<float> dbias,
+                                       ConstTensorView dout, ConstTensorView pre,
+                                       std::span<const float> bias) {
+  const std::int64_t pieces = for_row_pieces(pre.rows, pre.cols, [&](float* sums, RowRange rows) {
+    isa_.bias_gelu_backward(dpre, sums, dout, pre, bias.data(), rows);
+  });
+  combine_pieces(dbias, pieces, pre.cols, 0, Combine::overwrite);
+}
+
+void CpuBackend::do_add_layernorm_forward(const AddLayerNorm& op) {
+  for_rows(op.x.rows, op.x.cols, [&](RowRange rows) { isa_.add_layernorm_forward(op, rows); });
+}
+
+void CpuBackend::do_add_layernorm_backward(const AddLayerNormBackward& op) {
+  const std::int64_t d = op.dsum.cols;
+  const std::int64_t pieces = for_row_pieces(op.dsum.rows, 3 * d, [&](float* sums, RowRange rows) {
+    isa_.add_layernorm_backward(op, sums, rows);
+  });
+  if (op.dy) {
+    combine_pieces(op.dgamma, pieces, 3 * d, 0, Combine::overwrite);
+    combine_pieces(op.dbeta, pieces, 3 * d, d, Combine::overwrite);
+  }
+  combine_pieces(op.dbias, pieces, 3 * d, 2 * d, Combine::overwrite);
+}
+
+void CpuBackend::do_dropout(TensorView x, const Dropout& dropout, const TokenGrid& grid) {
+  if (!dropout.active()) return;
+  for_rows(x.rows, x.cols, [&](RowRange rows) { isa_.dropout(x, dropout, grid, rows); });
+}
+
+void CpuBackend::do_gather_rows(TensorView out, ConstTensorView x,
+                                std::span<const std::int32_t> rows) {
+  const std::size_t bytes = static_cast<std::size_t>(x.cols) * size_of(x.dtype);
+  for_rows(out.rows, out.cols, [&](RowRange range) {
+    for (std::int64_t i = range.begin; i < range.end; ++i)
+      std::memcpy(row_bytes(out, i), row_bytes(x, rows[static_cast<std::size_t>(i)]), bytes);
+  });
+}
+
+void CpuBackend::do_scatter_rows(TensorView out, ConstTensorView x,
+                                 std::span<const std::int32_t> rows) {
+  const std::size_t bytes = static_cast<std::size_t>(x.cols) * size_of(x.dtype);
+  for_rows(out.rows, out.cols, [&](RowRange range) {
+    for (std::int64_t r = range.begin; r < range.end; ++r) std::memset(row_bytes(out, r), 0, bytes);
+  });
+  for_rows(x.rows, x.cols, [&](RowRange range) {
+    for (std::int64_t i = range.begin; i < range.end; ++i)
+      std::memcpy(row_bytes(out, rows[static_cast<std::size_t>(i)]), row_bytes(x, i), bytes);
+  });
+}
+
+void CpuBackend::do_column_sum(std::span<float> out, ConstTensorView x) {
+  const std::int64_t pieces = for_row_pieces(
+      x.rows, x.cols, [&](float* sums, RowRange rows) { isa_.column_sum(sums, x, rows); });
+  combine_pieces(out, pieces, x.cols, 0, Combine::overwrite);
+}
+
+void CpuBackend::do_add(TensorView out, ConstTensorView a, ConstTensorView b) {
+  for_elements(out, isa_.add, a, b);
+}
+
+void CpuBackend::do_convert(TensorView out, ConstTensorView in) {
+  for_elements(out, isa_.convert, in);
+}
+
+void CpuBackend::do_cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
+                                             std::span<float> logit_sum,
+                                             std::span<float> target_logit, TensorView logits,
+                                             std::span<const float> bias,
+                                             std::span<const std::int32_t> target,
+                                             std::int64_t vocab_begin, std::int64_t valid) {
+  const CrossEntropyStatistics op{.max = max.data(),
+                                  .sum_exp = sum_exp.data(),
+                                  .logit_sum = logit_sum.data(),
+                                  .target_logit = target_logit.data(),
+                                  .logits = logits,
+                                  .bias = bias.empty() ? nullptr : bias.data(),
+                                  .target = target.data(),
+                                  .part = {.begin = vocab_begin, .valid = valid}};
+  for_rows(logits.rows, logits.cols,
+           [&](RowRange rows) { isa_.cross_entropy_statistics(op, rows); });
+}
+
+void CpuBackend::do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
+                                           ConstTensorView logits, std::span<const float> lse,
+                                           std::span<const std::int32_t> target,
+                                           std::span<const float> weight,
+                                           std::span<const float> smooth, std::int64_t vocab_begin,
+                                           std::int64_t valid, std::int64_t vocab_size) {
+  const CrossEntropyBackward op{
+      .dlogits = dlogits,
+      .logits = logits,
+      .lse = lse.data(),
+      .target = target.data(),
+      .weight = weight.data(),
+      .smooth = smooth.data(),
+      .part = {.begin = vocab_begin, .valid = valid, .vocab_size = vocab_size}};
+  const std::int64_t pieces = for_row_pieces(
+      logits.rows, logits.cols,
+      [&](float* sums, RowRange rows) { isa_.cross_entropy_backward(op, sums, rows); });
+  combine_pieces(dbias, pieces, logits.cols, 0, Combine::add);
+}
+
+void CpuBackend::do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
+                                    int exponent) {
+  const double scale = std::ldexp(1.0, exponent);
+  parallel_ranges(length(acc), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    isa_.fixed_point_add(acc.data() + begin, grad.data() + begin, end - begin, scale);
+  });
+}
+
+float CpuBackend::do_max_abs(std::span<const float> values) {
+  std::vector<float> largest(static_cast<std::size_t>(div_ceil(length(values), kGrain)));
+  parallel_ranges(length(values), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    largest[static_cast<std::size_t>(begin / kGrain)] =
+        isa_.max_abs(values.data() + begin, end - begin);
+  });
+  float result = 0;
+  for (const float value : largest) {
+    if (std::isnan(value)) return value;
+    result = std::max(result, value);
+  }
+  return result;
+}
+
+void CpuBackend::do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
+                                         int exponent) {
+  const double scale = std::ldexp(1.0, -exponent);
+  parallel_ranges(length(out), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    isa_.fixed_point_to_float(out.data() + begin, acc.data() + begin, end - begin, scale);
+  });
+}
+
+void CpuBackend::do_tile_sum_squares(std::span<double> out, std::span<const float> values) {
+  const std::int64_t n = length(values);
+  parallel_ranges(length(out), kGrain / kNormTile, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t tile = begin; tile < end; ++tile) {
+      const std::int64_t first = tile * kNormTile;
+      out[static_cast<std::size_t>(tile)] =
+          isa_.sum_squares(values.data() + first, std::min(kNormTile, n - first));
+    }
+  });
+}
+
+void CpuBackend::do_adamw(std::span<float> param, std::span<float> m, std::span<float> v,
+                          std::span<const float> grad, TensorView work, const AdamW& op) {
+  parallel_ranges(size(param), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    const AdamWRange range{.count = end - begin,
+                           .param = param.data() + begin,
+                           .m = m.data() + begin,
+                           .v = v.data() + begin,
+                           .grad = grad.data() + begin,
+                           .work = work ? work.col_slice(begin, end - begin) : work};
+    isa_.adamw(range, op);
+  });
+}
+
+}  // namespace demist::cpu

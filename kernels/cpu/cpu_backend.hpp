@@ -1,0 +1,87 @@
+// The CPU backend: shares operations out over threads; the vector code is in isa/, products in
+// gemm.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "core/tensor.hpp"
+#include "kernels/backend.hpp"
+#include "kernels/cpu/isa_kernels.hpp"
+
+namespace demist::cpu {
+
+// Not for concurrent calls: operations share the scratch memory.
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const IsaKernels& kernels) : isa_(kernels) {}
+  std::string name() const override { return std::string("cpu ") + isa_.name; }
+
+ private:
+  void do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
+               bool accumulate, std::span<const float> bias) override;
+  void do_embed_forward(TensorView x, std::span<const std::int32_t> ids,
+                        std::span<const std::int32_t> positions, ConstTensorView word,
+                        std::int64_t word_begin, ConstTensorView position, ConstTensorView type,
+                        bool word_only) override;
+  void do_embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
+                         TensorView dtype_row, ConstTensorView dx,
+                         std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
+                         std::int32_t padding_id) override;
+  void do_bias_gelu_forward(TensorView out, ConstTensorView pre,
+                            std::span<const float> bias) override;
+  void do_bias_gelu_backward(TensorView dpre, std::span<float> dbias, ConstTensorView dout,
+                             ConstTensorView pre, std::span<const float> bias) override;
+  void do_add_layernorm_forward(const AddLayerNorm& op) override;
+  void do_add_layernorm_backward(const AddLayerNormBackward& op) override;
+  void do_dropout(TensorView x, const Dropout& dropout, const TokenGrid& grid) override;
+  void do_attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
+                            const Attention& op) override;
+  void do_attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
+                             ConstTensorView out, ConstTensorView lse,
+                             const Attention& op) override;
+  void do_gather_rows(TensorView out, ConstTensorView x,
+                      std::span<const std::int32_t> rows) override;
+  void do_scatter_rows(TensorView out, ConstTensorView x,
+                       std::span<const std::int32_t> rows) override;
+  void do_column_sum(std::span<float> out, ConstTensorView x) override;
+  void do_add(TensorView out, ConstTensorView a, ConstTensorView b) override;
+  void do_convert(TensorView out, ConstTensorView in) override;
+  void do_cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
+                                   std::span<float> logit_sum, std::span<float> target_logit,
+                                   TensorView logits, std::span<const float> bias,
+                                   std::span<const std::int32_t> target, std::int64_t vocab_begin,
+                                   std::int64_t valid) override;
+  void do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
+                                 std::span<const float> lse, std::span<const std::int32_t> target,
+                                 std::span<const float> weight, std::span<const float> smooth,
+                                 std::int64_t vocab_begin, std::int64_t valid,
+                                 std::int64_t vocab_size) override;
+  void do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
+                          int exponent) override;
+  float do_max_abs(std::span<const float> values) override;
+  void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
+                               int exponent) override;
+  void do_tile_sum_squares(std::span<double> out, std::span<const float> values) override;
+  void do_adamw(std::span<float> param, std::span<float> m, std::span<float> v,
+                std::span<const float> grad, TensorView work, const AdamW& op) override;
+
+  // At least `size` floats, valid until the next call.
+  float* scratch(std::int64_t size);
+  // Calls partial_sum(float* sums, RowRange) for pieces of [0, rows), which are cut by shape only,
+  // and returns the number of pieces: piece i left its `width` sums at scratch_ + i * width.
+  template <class PartialSum>
+  std::int64_t for_row_pieces(std::int64_t rows, std::int64_t width, PartialSum&& partial_sum);
+  // out[j] = (or +=) the pieces' sums at column `offset` + j, in the order of the pieces.
+  enum class Combine { overwrite, add };
+  void combine_pieces(std::span<float> out, std::int64_t pieces, std::int64_t width,
+                      std::int64_t offset, Combine combine);
+  // out[row_of[t]] += dx[t] in the order of t; row_of[t] < 0 leaves token t out.
+  void add_rows_by_key(TensorView out, ConstTensorView dx, std::span<const std::int32_t> row_of);
+
+  const IsaKernels& isa_;
+  Buffer<float> scratch_;
+};
+
+}  // namespace demist::cpu

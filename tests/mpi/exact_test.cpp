@@ -1,0 +1,160 @@
+// The promise of `reduction: EXACT`: parameters and moments after many steps have one hash,
+// whatever the number of data-parallel groups, threads, and restarts. SPDX-License-Identifier:
+// Apache-2.0
+#include <gtest/gtest.h>
+
+#include "core/file.hpp"
+#include "core/parallel_for.hpp"
+#include "tests/support/mpi_main.hpp"
+#include "tests/support/random_source.hpp"
+#include "worker/trainer.hpp"
+
+namespace demist {
+namespace {
+
+constexpr std::int32_t kMicroBatches = 5;  // not a multiple of 2, 3 or 4: groups get unequal shares
+constexpr std::int64_t kSteps = 50;
+
+struct Case {
+  DType compute;
+  bool rdm;
+};
+
+TrainerConfig tiny(const Case& c) {
+  TrainerConfig config;
+  config.stage = "test";
+  config.model.layers = 2;
+  config.model.hidden = 32;
+  config.model.ffn = 64;
+  config.model.heads = 4;
+  config.model.vocab = 83;
+  config.model.positions = 40;
+  config.model.norm = c.rdm ? NormPlacement::pre : NormPlacement::post;
+  config.optimizer.schedule = {ScheduleKind::linear, 3e-3, 0, 5, kSteps};
+  config.compute = c.compute;
+  config.seed = 11;
+  return config;
+}
+
+// Contiguous shares, or dealt round robin with `deal`.
+StepPlan plan_for(std::int64_t step, int groups, bool deal) {
+  StepPlan plan;
+  plan.step = step;
+  for (std::int32_t i = 0; i < kMicroBatches; ++i)
+    plan.owner.push_back(deal ? i % groups : i * groups / kMicroBatches);
+  return plan;
+}
+
+class Run {
+ public:
+  Run(const mpi::Comm& comm, const Case& c)
+      : comm_(comm),
+        trainer_(comm, tiny(c), std::make_shared<test::RandomSource>(83, kMicroBatches, c.rdm),
+                 make_cpu_backend()) {
+    trainer_.initialize();
+  }
+  Trainer& trainer() { return trainer_; }
+
+  // Steps [trainer.step(), until), each planned one ahead.
+  double advance(std::int64_t until, bool deal) {
+    double loss = 0;
+    const std::int64_t from = trainer_.step();
+    for (std::int64_t s = from; s < until; ++s) {
+      trainer_.announce(plan_for(s, comm_.size(), deal));
+      loss = trainer_.run_step().loss;
+    }
+    return loss;
+  }
+  std::string hash(const fs::path& root) {
+    trainer_.save(root, 1);
+    return checkpoint::open_any(root).hash();
+  }
+
+ private:
+  mpi::Comm comm_;
+  Trainer trainer_;
+};
+
+fs::path folder(const std::string& name) {
+  const fs::path path = fs::path(testing::TempDir()) / ("exact_" + name);
+  if (test::world().rank() == 0) fs::remove_all(path);
+  test::world().barrier();
+  return path;
+}
+
+class Exact : public testing::TestWithParam<Case> {};
+
+TEST_P(Exact, OneHashForAnyNumberOfGroupsAndThreads) {
+  const mpi::Comm& world = test::world();
+  std::string reference;
+  for (int groups = 1; groups <= world.size(); ++groups) {
+    const fs::path root = folder("groups");
+    const mpi::Comm comm = world.split(world.rank() < groups ? 0 : 1, world.rank());
+    if (world.rank() < groups) {
+      use_threads(groups == 1 ? 2 : 1, 0, 4);
+      Run run(comm, GetParam());
+      const double loss = run.advance(kSteps, groups % 2 == 0);
+      EXPECT_LT(loss, 3.0) << "the model did not learn";
+      const std::string hash = run.hash(root);
+      if (reference.empty()) reference = hash;
+      EXPECT_EQ(hash, reference) << groups << " groups";
+    }
+    world.barrier();
+    reference = world.broadcast(reference, 0);
+  }
+}
+
+TEST_P(Exact, ThreadsDoNotMatter) {
+  if (test::world().rank() != 0) return;
+  const mpi::Comm self = test::self();
+  std::vector<std::string> hashes;
+  for (const int threads : {1, 2, 3}) {
+    use_threads(threads, 0, 4);
+    Run run(self, GetParam());
+    run.advance(20, false);
+    hashes.push_back(run.hash(fs::path(testing::TempDir()) / "exact_threads"));
+    fs::remove_all(fs::path(testing::TempDir()) / "exact_threads");
+  }
+  EXPECT_EQ(hashes[0], hashes[1]);
+  EXPECT_EQ(hashes[0], hashes[2]);
+}
+
+TEST_P(Exact, ResumeOnAnotherNumberOfRanksGivesTheSameBits) {
+  const mpi::Comm& world = test::world();
+  use_threads(1, world.rank(), world.size());
+  const fs::path straight_root = folder("straight"), broken_root = folder("broken");
+  std::string straight;
+  {
+    Run run(world, GetParam());
+    run.advance(30, false);
+    straight = run.hash(straight_root);
+  }
+  {
+    Run run(world, GetParam());
+    run.advance(13, true);
+    run.trainer().save(broken_root, 2);
+  }
+  const int fewer = (world.size() + 1) / 2;
+  const mpi::Comm comm = world.split(world.rank() < fewer ? 0 : 1, world.rank());
+  if (world.rank() < fewer) {
+    Run run(comm, GetParam());
+    run.trainer().resume(checkpoint::open_any(broken_root));
+    EXPECT_EQ(run.trainer().step(), 13);
+    run.advance(30, false);
+    EXPECT_EQ(run.hash(broken_root), straight);
+  }
+  world.barrier();
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Exact,
+                         testing::Values(Case{DType::f32, false}, Case{DType::f32, true},
+                                         Case{DType::bf16, false}, Case{DType::bf16, true}),
+                         [](const auto& info) {
+                           return std::string(name_of(info.param.compute)) +
+                                  (info.param.rdm ? "_rdm_pre" : "_mlm_post");
+                         });
+
+}  // namespace
+}  // namespace demist
+
+int main(int argc, char** argv) { return demist::test::run_mpi_tests(argc, argv); }

@@ -1,0 +1,163 @@
+// The training step's own promises: scales that grow, steps that are refused, resumes that are not
+// what they claim.
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/trainer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/file.hpp"
+#include "tests/support/mpi_main.hpp"
+#include "tests/support/random_source.hpp"
+
+namespace demist {
+namespace {
+
+TrainerConfig tiny() {
+  TrainerConfig config;
+  config.stage = "test";
+  config.model.layers = 1;
+  config.model.hidden = 32;
+  config.model.ffn = 64;
+  config.model.heads = 2;
+  config.model.vocab = 61;
+  config.model.positions = 40;
+  config.optimizer.schedule = {ScheduleKind::constant, 1e-3, 0, 0, 20};
+  config.compute = DType::f32;
+  config.recipe_hash = "recipe";
+  config.tokenizer_hash = "tokenizer";
+  config.data_hash = "data";
+  config.noise_json = "{}";
+  return config;
+}
+
+StepReport one_step(Trainer& trainer, int groups) {
+  trainer.announce({trainer.step(), {0, 1 % groups}});
+  return trainer.run_step();
+}
+
+fs::path folder(const std::string& name) {
+  const fs::path path =
+      fs::path(testing::TempDir()) / ("trainer_" + name + std::to_string(test::world().size()));
+  if (test::world().rank() == 0) fs::remove_all(path);
+  test::world().barrier();
+  return path;
+}
+
+std::string saved_hash(Trainer& trainer, const std::string& name) {
+  const fs::path root = folder(name);
+  trainer.save(root, 1);
+  return checkpoint::open_any(root).hash();
+}
+
+TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  source->amplify(3, 1e12f);
+  const auto run = [&](const mpi::Comm& comm) {
+    Trainer trainer(comm, tiny(), source, make_cpu_backend());
+    trainer.initialize();
+    std::int32_t rescaled = 0;
+    for (int s = 0; s < 6; ++s) {
+      const StepReport report = one_step(trainer, comm.size());
+      EXPECT_TRUE(report.finite);
+      if (s < 3) EXPECT_EQ(report.rescaled, 0);
+      rescaled += report.rescaled;
+    }
+    EXPECT_EQ(rescaled, 1);  // only where the gradients jump
+    return trainer.held_out_loss(*source, 2);
+  };
+  const double together = run(test::world());
+  const double alone = run(test::self());
+  EXPECT_EQ(together, alone);
+}
+
+TEST(Trainer, NonFiniteStepLeavesTheStateAlone) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  source->amplify(2, std::numeric_limits<float>::infinity());
+  for (const Reduction reduction : {Reduction::exact, Reduction::fast}) {
+    TrainerConfig config = tiny();
+    config.reduction = reduction;
+    Trainer trainer(test::world(), config, source, make_cpu_backend());
+    trainer.initialize();
+    one_step(trainer, test::world().size());
+    one_step(trainer, test::world().size());
+    const std::string before = saved_hash(trainer, "finite");
+    const StepReport report = one_step(trainer, test::world().size());
+    EXPECT_FALSE(report.finite);
+    EXPECT_EQ(trainer.step(), 2);
+    EXPECT_EQ(saved_hash(trainer, "finite"), before);
+  }
+}
+
+TEST(Trainer, FastAgreesWithExactToRounding) {
+  std::array<double, 2> losses{};
+  for (const Reduction reduction : {Reduction::exact, Reduction::fast}) {
+    TrainerConfig config = tiny();
+    config.reduction = reduction;
+    const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+    Trainer trainer(test::world(), config, source, make_cpu_backend());
+    trainer.initialize();
+    for (int s = 0; s < 10; ++s) one_step(trainer, test::world().size());
+    losses[static_cast<std::size_t>(reduction)] = trainer.held_out_loss(*source, 2);
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-4 * losses[0]);
+}
+
+TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const fs::path root = folder("identity");
+  {
+    Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
+    trainer.initialize();
+    one_step(trainer, test::world().size());
+    trainer.save(root, 1);
+  }
+  const auto saved = checkpoint::open_any(root);
+  const auto refused = [&](auto change, const char* word) {
+    TrainerConfig config = tiny();
+    change(config);
+    Trainer trainer(test::world(), config, source, make_cpu_backend());
+    try {
+      trainer.resume(saved);
+      ADD_FAILURE() << "resumed with another " << word;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::checkpoint);
+      EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
+    }
+  };
+  refused([](TrainerConfig& c) { c.recipe_hash = "other"; }, "recipe");
+  refused([](TrainerConfig& c) { c.data_hash = "other"; }, "corpus");
+  refused([](TrainerConfig& c) { c.tokenizer_hash = "other"; }, "tokenizer");
+  refused([](TrainerConfig& c) { c.noise_json = "{\"T\":9}"; }, "noise");
+  refused([](TrainerConfig& c) { c.model.layers = 2; }, "model");
+  Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
+  trainer.resume(saved);
+  EXPECT_EQ(trainer.step(), 1);
+}
+
+TEST(Trainer, ANewStageTakesParametersAndNothingElse) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const fs::path root = folder("stage");
+  double trained = 0;
+  {
+    Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
+    trainer.initialize();
+    for (int s = 0; s < 5; ++s) one_step(trainer, test::world().size());
+    trained = trainer.held_out_loss(*source, 2);
+    trainer.save(root, 1);
+  }
+  TrainerConfig next = tiny();
+  next.stage = "next";
+  Trainer trainer(test::world(), next, source, make_cpu_backend());
+  trainer.load_model(checkpoint::open_any(root));
+  EXPECT_EQ(trainer.step(), 0);
+  EXPECT_EQ(trainer.held_out_loss(*source, 2), trained);
+  EXPECT_GT(trainer.planned_bytes(), 100000u);
+}
+
+}  // namespace
+}  // namespace demist
+
+int main(int argc, char** argv) { return demist::test::run_mpi_tests(argc, argv); }

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/checkpoint/catalog.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <optional>
+#include <tuple>
+
+#include "core/file.hpp"
+#include "core/log.hpp"
+#include "worker/checkpoint/checkpoint.hpp"
+#include "worker/checkpoint/manifest.hpp"
+
+namespace demist::checkpoint {
+namespace {
+
+constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp", kReplaced = ".old";
+
+std::optional<Entry> entry_of(const fs::path& path) {
+  const std::string name = path.filename().string();
+  if (!name.starts_with(kPrefix)) return {};
+  Entry entry{.path = path};
+  const char* end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(name.data() + kPrefix.size(), end, entry.step);
+  if (error != std::errc() || entry.step < 0) return {};
+  const std::string_view suffix(rest, end);
+  entry.replaced = suffix == kReplaced;
+  if (!suffix.empty() && !entry.replaced) return {};
+  return entry;
+}
+
+}  // namespace
+
+std::string directory_name(std::int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%08lld", static_cast<long long>(step));
+  return name;
+}
+
+std::vector<Entry> list_entries(const fs::path& root) {
+  std::vector<Entry> entries;
+  std::error_code error;
+  if (!fs::is_directory(root, error)) return entries;
+  for (const fs::directory_entry& item : fs::directory_iterator(root))
+    if (const auto entry = entry_of(item.path()); entry && item.is_directory())
+      entries.push_back(*entry);
+  std::ranges::sort(entries, [](const Entry& a, const Entry& b) {
+    return std::tuple(b.step, a.replaced) < std::tuple(a.step, b.replaced);
+  });
+  return entries;
+}
+
+void publish(const fs::path& temporary, const fs::path& final_path) {
+  const fs::path old = final_path.string() + std::string(kReplaced);
+  // A directory cannot be renamed over a full one. A kill between the two renames leaves the .old
+  // one, which readers accept.
+  if (fs::exists(final_path)) {
+    fs::remove_all(old);
+    durable_rename(final_path, old);
+  }
+  durable_rename(temporary, final_path);
+  fs::remove_all(old);
+}
+
+void prune(const fs::path& root, const fs::path& written, int keep_last) {
+  for (const fs::directory_entry& item : fs::directory_iterator(root)) {
+    const std::string name = item.path().filename().string();
+    if (name.starts_with(kPrefix) && name.ends_with(kTemporary)) fs::remove_all(item.path());
+  }
+  int kept = 0;
+  for (const Entry& entry : list_entries(root)) {
+    if (entry.path.filename() == written.filename()) {
+      ++kept;
+    } else if (entry.replaced ? fs::exists(root / directory_name(entry.step))
+                              : keep_last > 0 && kept >= keep_last) {
+      fs::remove_all(entry.path);
+    } else {
+      ++kept;
+    }
+  }
+}
+
+std::optional<Checkpoint> open_latest(const fs::path& root) {
+  for (const Entry& entry : as_checkpoint_error([&] { return list_entries(root); })) {
+    try {
+      Checkpoint checkpoint(entry.path);
+      checkpoint.verify();
+      if (checkpoint.meta().step != entry.step)
+        throw CheckpointError(entry.path.string() + ": holds step " +
+                              std::to_string(checkpoint.meta().step));
+      return checkpoint;
+    } catch (const CheckpointError& error) {
+      log::warning("passing over a bad checkpoint: " + std::string(error.what()));
+    }
+  }
+  return {};
+}
+
+Checkpoint open_any(const fs::path& path) {
+  const auto entries = as_checkpoint_error([&] { return list_entries(path); });
+  // A directory without a manifest that holds no checkpoints either: let the constructor say so.
+  if (entries.empty() || fs::exists(path / kManifestName)) return Checkpoint(path);
+  if (auto latest = open_latest(path)) return std::move(*latest);
+  throw CheckpointError(path.string() + ": none of its " + std::to_string(entries.size()) +
+                        " checkpoints is usable");
+}
+
+}  // namespace demist::checkpoint

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/model/model.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/philox.hpp"
+
+namespace demist {
+namespace {
+
+// The logits buffer is the largest work space: 64 MiB keeps a chunk of 512 rows at 32 k words, and
+// a chunk is never so short that reading the embedding matrix dominates its products.
+constexpr std::int64_t kLogitsElements = 16 << 20;
+constexpr std::int64_t kMinChunkRows = 192;
+
+std::int64_t chunk_rows_for(std::int64_t targets, std::int64_t vocab) {
+  const std::int64_t fit = std::max(kMinChunkRows, kLogitsElements / vocab);
+  const std::int64_t chunks = (targets + fit - 1) / fit;
+  return chunks == 0 ? 0 : (targets + chunks - 1) / chunks;
+}
+
+EncoderInput input_of(const data::MicroBatch& batch) {
+  return {{batch.rows, batch.cols, batch.sample},
+          {batch.key_begin, batch.key_end},
+          batch.ids,
+          batch.positions};
+}
+
+}  // namespace
+
+Model::Model(const ModelConfig& config, const ParameterTable& table, Backend& backend,
+             Communicator& tensor, DType compute, const Limits& limits)
+    : config_(config),
+      backend_(backend),
+      tensor_(tensor),
+      compute_(compute),
+      heads_local_(config.heads / tensor.size()),
+      hidden_local_(config.hidden / tensor.size()),
+      ffn_local_(config.ffn / tensor.size()),
+      vocab_local_(table.find("embeddings.word.weight").local_rows),
+      vocab_begin_(table.find("embeddings.word.weight").row_begin),
+      vocab_valid_(table.find("embeddings.word.weight").valid_rows),
+      training_(limits.training) {
+  allocate(limits);
+}
+
+Tensor Model::make(DType dtype, std::int64_t rows, std::int64_t cols) {
+  Tensor tensor(dtype, rows, cols);
+  bytes_ += tensor.bytes();
+  return tensor;
+}
+
+void Model::allocate(const Limits& limits) {
+  const std::int64_t n = limits.tokens, d = config_.hidden, m = limits.targets;
+  const auto floats = [&](std::int64_t count) {
+    bytes_ += static_cast<std::size_t>(count) * sizeof(float);
+    return Buffer<float>(static_cast<std::size_t>(count));
+  };
+  layers_.resize(static_cast<std::size_t>(training_ ? config_.layers : 1));
+  for (LayerActivations& a : layers_) {
+    a.qkv = make(compute_, n, 3 * hidden_local_);
+    a.attention = make(compute_, n, hidden_local_);
+    a.lse = make(DType::f32, heads_local_, n);
+    a.ffn_pre = make(compute_, n, ffn_local_);
+    a.ffn_act = make(compute_, n, ffn_local_);
+  }
+  norms_.resize(static_cast<std::size_t>(training_ ? halves() + 1 : 2));
+  for (NormActivations& a : norms_) {
+    a.sum = make(compute_, n, d);
+    a.y = make(compute_, n, d);
+    a.mean = floats(n);
+    a.rstd = floats(n);
+  }
+  work_a_ = make(compute_, n, d);
+  if (training_) {
+    work_b_ = make(compute_, n, d);
+    work_c_ = make(compute_, n, d);
+    work_wide_ = make(compute_, n, std::max(3 * hidden_local_, ffn_local_));
+  }
+  if (tensor_.size() > 1) partial_ = make(DType::f32, n, d);
+
+  chunk_rows_ = chunk_rows_for(m, vocab_local_);
+  for (Tensor* t : {&head_in_, &head_pre_, &head_act_, &head_out_, &head_grad_})
+    *t = make(compute_, m, d);
+  head_mean_ = floats(m);
+  head_rstd_ = floats(m);
+  if (!training_) return;  // inference writes its logits to the caller's memory
+  logits_ = make(DType::f32, chunk_rows_, vocab_local_);
+  for (Buffer<float>* b : {&row_max_, &row_sum_, &row_logits_, &row_target_, &row_lse_})
+    *b = floats(chunk_rows_);
+  statistics_ = floats(3 * chunk_rows_);
+}
+
+double Model::forward_backward(const ModelViews& weights, const ModelViews& grads,
+                               const data::MicroBatch& batch, std::uint64_t dropout_key) {
+  ensure(training_, "this model was planned for inference");
+  dropout_on_ = true;
+  dropout_key_ = dropout_key;
+  const EncoderInput input = input_of(batch);
+  encode(weights, input);
+  const double loss = head_loss(weights, &grads, batch);
+  encode_backward(weights, grads, input);
+  return loss;
+}
+
+double Model::loss(const ModelViews& weights, const data::MicroBatch& batch) {
+  dropout_on_ = false;
+  encode(weights, input_of(batch));
+  return head_loss(weights, nullptr, batch);
+}
+
+void Model::logits(const ModelViews& weights, const EncoderInput& input,
+                   std::span<const std::int32_t> wanted, std::span<float> logits) {
+  ensure(tensor_.size() == 1, "logits() needs the whole vocabulary on this rank");
+  dropout_on_ = false;
+  encode(weights, input);
+  const auto rows = static_cast<std::int64_t>(wanted.size());
+  if (rows == 0) return;
+  backend_.gather_rows(head_in_.top(rows), norm_activations(halves()).y.top(input.grid.tokens()),
+                       wanted);
+  head_transform(weights, head_in_.top(rows));
+  backend_.gemm(matrix(logits.data(), rows, config_.vocab), head_out_.top(rows), weights.word,
+                Transpose::b, false, weights.head_bias);
+}
+
+Dropout Model::hidden_dropout(std::int64_t half) const {
+  if (!dropout_on_) return {};
+  // HF's XL class, whose checkpoints we must match, has no dropout after the FFN (method, 1.2).
+  if (!post() && half > 0 && half % 2 == 0) return {};
+  return {config_.hidden_dropout, mix64(dropout_key_ ^ (2 * static_cast<std::uint64_t>(half) + 1))};
+}
+
+Attention Model::attention_op(const EncoderInput& input, std::int64_t layer) const {
+  Attention op;
+  op.heads = heads_local_;
+  op.first_head = heads_local_ * tensor_.rank();
+  op.head_dim = config_.head_dim();
+  op.grid = input.grid;
+  op.keys = input.keys;
+  if (dropout_on_)
+    op.dropout = {config_.attention_dropout,
+                  mix64(dropout_key_ ^ (2 * static_cast<std::uint64_t>(layer) + 2))};
+  return op;
+}
+
+LayerActivations& Model::layer_activations(std::int64_t layer) {
+  return layers_[training_ ? static_cast<std::size_t>(layer) : 0];
+}
+
+NormActivations& Model::norm_activations(std::int64_t half) {
+  return norms_[static_cast<std::size_t>(training_ ? half : half % 2)];
+}
+
+TensorView Model::residual(std::int64_t half, std::int64_t n) {
+  NormActivations& a = norm_activations(half);
+  return post() ? a.y.top(n) : a.sum.top(n);
+}
+
+}  // namespace demist

@@ -1,0 +1,126 @@
+// The XLM-R encoder with its tied LM head: forward and backward written by hand, step by step.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "data/micro_batch.hpp"
+#include "kernels/backend.hpp"
+#include "worker/config.hpp"
+#include "worker/model/parameters.hpp"
+#include "worker/parallel/communicator.hpp"
+
+namespace demist {
+
+// What the forward pass keeps for the backward pass, per layer. n tokens, dl and fl this rank's
+// share of heads and FFN. S = compute type.
+struct LayerActivations {
+  Tensor qkv;               // S [n, 3 dl]
+  Tensor attention;         // S [n, dl]
+  Tensor lse;               // fp32 [heads, n]
+  Tensor ffn_pre, ffn_act;  // S [n, fl], before and after GELU
+};
+// After the embeddings and after each half-block: s = residual + dropout(x + bias), y = LN(s).
+struct NormActivations {
+  Tensor sum, y;             // S [n, d]
+  Buffer<float> mean, rstd;  // [n]
+};
+
+// Tokens as the encoder sees them; spans point into a MicroBatch or an inference batch.
+struct EncoderInput {
+  TokenGrid grid;
+  KeyRanges keys;
+  std::span<const std::int32_t> ids, positions;  // [n]
+};
+
+// Holds activations for at most max_tokens tokens and max_targets head rows; no parameters. One
+// object serves one (weights, gradients) pair at a time.
+class Model {
+ public:
+  struct Limits {
+    std::int64_t tokens = 0, targets = 0;
+    bool training = true;  // false: no activations are kept for a backward pass
+  };
+  Model(const ModelConfig& config, const ParameterTable& table, Backend& backend,
+        Communicator& tensor, DType compute, const Limits& limits);
+
+  // Sum over targets of weight * CE (+ smoothing term); overwrites all of `grads` with its
+  // gradient. dropout_key names this step's dropout streams. Ye et al. 2023, eq. 2 with weights
+  // given per token.
+  double forward_backward(const ModelViews& weights, const ModelViews& grads,
+                          const data::MicroBatch& batch, std::uint64_t dropout_key);
+  // The same sum without dropout and without gradients.
+  double loss(const ModelViews& weights, const data::MicroBatch& batch);
+  // logits fp32 [wanted.size(), vocab] of token rows `wanted`, no dropout. tensor size 1 only.
+  void logits(const ModelViews& weights, const EncoderInput& input,
+              std::span<const std::int32_t> wanted, std::span<float> logits);
+  std::size_t bytes() const { return bytes_; }  // of activations and work space
+
+ private:
+  // encoder.cpp
+  void encode(const ModelViews& weights, const EncoderInput& input);
+  void embed(const ModelViews& weights, const EncoderInput& input);
+  void layer_forward(const ModelViews& weights, const EncoderInput& input, std::int64_t layer);
+  void half_block_end(const ModelViews& weights, const EncoderInput& input, std::int64_t half,
+                      std::span<const float> bias);
+  void row_parallel(TensorView out, ConstTensorView x, ConstTensorView weight);
+  // encoder_backward.cpp
+  void encode_backward(const ModelViews& weights, const ModelViews& grads,
+                       const EncoderInput& input);
+  void embed_backward(const ModelViews& weights, const ModelViews& grads,
+                      const EncoderInput& input);
+  void layer_backward(const ModelViews& weights, const ModelViews& grads, const EncoderInput& input,
+                      std::int64_t layer);
+  void half_block_backward(const ModelViews& weights, const ModelViews& grads,
+                           const EncoderInput& input, std::int64_t half, std::span<float> dbias);
+  void column_parallel_backward(TensorView dx, ConstTensorView dy, ConstTensorView weight);
+  // head.cpp
+  double head_loss(const ModelViews& weights, const ModelViews* grads,
+                   const data::MicroBatch& batch);
+  void head_transform(const ModelViews& weights, ConstTensorView rows);
+  double chunk_loss(const ModelViews& weights, const data::MicroBatch& batch, std::int64_t begin,
+                    std::int64_t count);
+  void chunk_backward(const ModelViews& weights, const ModelViews& grads,
+                      const data::MicroBatch& batch, std::int64_t begin, std::int64_t count);
+  void head_transform_backward(const ModelViews& weights, const ModelViews& grads,
+                               std::int64_t targets);
+  void combine_vocabulary(std::int64_t count);
+
+  void allocate(const Limits& limits);
+  Tensor make(DType dtype, std::int64_t rows, std::int64_t cols);
+  Dropout hidden_dropout(std::int64_t half) const;
+  Attention attention_op(const EncoderInput& input, std::int64_t layer) const;
+  LayerActivations& layer_activations(std::int64_t layer);
+  NormActivations& norm_activations(std::int64_t half);
+  TensorView residual(std::int64_t half, std::int64_t n);  // what half-block `half` adds to
+  bool post() const { return config_.norm == NormPlacement::post; }
+  std::int64_t halves() const { return 2 * config_.layers; }
+
+  const ModelConfig config_;
+  Backend& backend_;
+  Communicator& tensor_;
+  const DType compute_;
+  const std::int64_t heads_local_, hidden_local_, ffn_local_, vocab_local_, vocab_begin_,
+      vocab_valid_;
+  bool training_ = true;
+  bool dropout_on_ = false;
+  std::uint64_t dropout_key_ = 0;
+  std::size_t bytes_ = 0;
+
+  std::vector<LayerActivations> layers_;  // one when not training
+  std::vector<NormActivations> norms_;    // 2 layers + 1; two, reused in turn, when not training
+  Tensor work_a_, work_b_, work_c_;       // S [n, d]
+  Tensor work_wide_;                      // S [n, max(3 dl, fl)]
+  Tensor partial_;                        // fp32 [n, d], tensor parallel only
+
+  std::int64_t chunk_rows_ = 0;  // targets whose logits exist at once
+  Tensor head_in_, head_pre_, head_act_, head_out_, head_grad_;  // S [targets, d]
+  Buffer<float> head_mean_, head_rstd_;
+  Tensor logits_;  // fp32 [chunk_rows, vocab_local]
+  Buffer<float> row_max_, row_sum_, row_logits_, row_target_, row_lse_;
+  Buffer<float> statistics_;  // [3 chunk_rows], combined over the tensor group
+};
+
+}  // namespace demist

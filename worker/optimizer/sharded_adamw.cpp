@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/optimizer/sharded_adamw.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/exact_sum.hpp"
+#include "core/parallel_for.hpp"
+#include "core/philox.hpp"
+
+namespace demist {
+namespace {
+
+// Two standard normals from two words (Box and Muller 1958).
+std::pair<double, double> normals(std::uint32_t a, std::uint32_t b) {
+  const double radius = std::sqrt(-2 * std::log((a + 1.0) * 0x1.0p-32));
+  const double angle = 2 * std::numbers::pi * b * 0x1.0p-32;
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
+// Value of one logical element; four neighbours share a draw.
+float initial_value(const Parameter& p, std::uint64_t key, std::int64_t logical) {
+  const std::int64_t row = logical / p.cols, col = logical % p.cols;
+  if (p.init_stddev == 0) return p.init_value;
+  if (row == p.zero_row) return 0;
+  const Philox4 words =
+      draw(key, static_cast<std::uint64_t>(row), static_cast<std::uint32_t>(col / 4));
+  const std::size_t pair = static_cast<std::size_t>(col % 4 / 2) * 2;
+  const auto [first, second] = normals(words.v[pair], words.v[pair + 1]);
+  return p.init_stddev * static_cast<float>(col % 2 == 0 ? first : second);
+}
+
+}  // namespace
+
+ShardedAdamW::ShardedAdamW(const ModelConfig& model, const ParameterTable& table, Backend& backend,
+                           ParallelGroups& groups, DType compute, const OptimizerConfig& config)
+    : table_(table),
+      backend_(backend),
+      groups_(groups),
+      compute_(compute),
+      config_(config),
+      starts_(table.shard_starts(groups.layout.data_size)),
+      begin_(starts_[static_cast<std::size_t>(groups.layout.data_rank)]),
+      end_(starts_[static_cast<std::size_t>(groups.layout.data_rank) + 1]) {
+  for (const Parameter& p : table.parameters()) {
+    const std::int64_t begin = std::max(p.offset, begin_);
+    const std::int64_t end = std::min(p.offset + p.local_size(), end_);
+    if (begin < end) segments_.push_back({&p, begin, end});
+  }
+  const auto shard = static_cast<std::size_t>(end_ - begin_);
+  for (Buffer<float>* buffer : {&master_, &m_, &v_}) {
+    *buffer = Buffer<float>(shard);
+    std::fill_n(buffer->data(), shard, 0.0f);
+  }
+  matrices_ = Buffer<std::byte>(static_cast<std::size_t>(table.matrices_end()) * size_of(compute));
+  vectors_ = Buffer<float>(static_cast<std::size_t>(table.size() - table.matrices_end()));
+  std::fill_n(matrices_.data(), matrices_.size(), std::byte{0});
+  std::fill_n(vectors_.data(), vectors_.size(), 0.0f);
+  weights_ = make_views(model, table, matrices_.data(), compute, vectors_.data());
+}
+
+std::size_t ShardedAdamW::bytes() const {
+  return 3 * master_.size() * sizeof(float) + matrices_.size() + vectors_.size() * sizeof(float);
+}
+
+std::span<float> ShardedAdamW::shard_span(Buffer<float>& buffer, const Segment& s) const {
+  return buffer.span().subspan(static_cast<std::size_t>(s.begin - begin_),
+                               static_cast<std::size_t>(s.end - s.begin));
+}
+
+TensorView ShardedAdamW::working(std::int64_t begin, std::int64_t count) {
+  if (begin >= table_.matrices_end()) {
+    float* data = vectors_.data() + (begin - table_.matrices_end());
+    return {data, DType::f32, 1, count, count};
+  }
+  auto* data = matrices_.data() + begin * static_cast<std::int64_t>(size_of(compute_));
+  return {data, compute_, 1, count, count};
+}
+
+void ShardedAdamW::initialize(std::uint64_t seed) {
+  for (const Segment& s : segments_) {
+    const Parameter& p = *s.parameter;
+    const std::uint64_t key = stream_key(seed, "init/" + p.name, 0);
+    for (const ParameterRun& run : ParameterTable::runs(p, s.begin, s.end))
+      parallel_ranges(run.count, 4096, [&](std::int64_t from, std::int64_t to) {
+        for (std::int64_t i = from; i < to; ++i)
+          master_[static_cast<std::size_t>(run.arena - begin_ + i)] =
+              initial_value(p, key, run.logical + i);
+      });
+  }
+  std::fill_n(m_.data(), m_.size(), 0.0f);
+  std::fill_n(v_.data(), v_.size(), 0.0f);
+}
+
+void ShardedAdamW::read(const checkpoint::Checkpoint& from, bool with_moments) {
+  using checkpoint::Kind;
+  std::fill_n(m_.data(), m_.size(), 0.0f);
+  std::fill_n(v_.data(), v_.size(), 0.0f);
+  for (const Segment& s : segments_) {
+    const auto tensor = from.find(s.parameter->name);
+    if (!tensor)
+      throw CheckpointError(from.directory().string() + " has no tensor " + s.parameter->name);
+    const auto fill = [&](Kind kind, Buffer<float>& into) {
+      for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
+        from.read({*tensor, kind, run.logical,
+                   into.span().subspan(static_cast<std::size_t>(run.arena - begin_),
+                                       static_cast<std::size_t>(run.count))});
+    };
+    fill(Kind::parameter, master_);
+    if (!with_moments) continue;
+    fill(Kind::adam_m, m_);
+    fill(Kind::adam_v, v_);
+  }
+}
+
+void ShardedAdamW::publish() {
+  for (const Segment& s : segments_)
+    backend_.convert(working(s.begin, s.end - s.begin),
+                     vector_view(std::span<const float>(shard_span(master_, s))));
+  gather_working_copy();
+}
+
+std::vector<checkpoint::Piece> ShardedAdamW::pieces(
+    std::vector<checkpoint::LogicalTensor>& tensors) const {
+  using checkpoint::Kind;
+  tensors.clear();
+  for (const Parameter& p : table_.parameters()) tensors.push_back({p.name, p.rows, p.cols});
+  std::vector<checkpoint::Piece> found;
+  for (const Segment& s : segments_) {
+    // Replicated tensors are the same on every tensor-parallel rank: the first one saves them.
+    if (s.parameter->split == Split::none && groups_.layout.tensor_rank != 0) continue;
+    const auto index = static_cast<std::size_t>(s.parameter - table_.parameters().data());
+    for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end)) {
+      const auto at = static_cast<std::size_t>(run.arena - begin_);
+      const auto count = static_cast<std::size_t>(run.count);
+      found.push_back({index, Kind::parameter, run.logical, master_.span().subspan(at, count)});
+      found.push_back({index, Kind::adam_m, run.logical, m_.span().subspan(at, count)});
+      found.push_back({index, Kind::adam_v, run.logical, v_.span().subspan(at, count)});
+    }
+  }
+  return found;
+}
+
+// Squares are summed in tiles at fixed places of the arena and the tiles added exactly, so the norm
+// does not depend on where the arena is cut into shards.
+double ShardedAdamW::gradient_norm(std::span<const float> grad) {
+  constexpr std::int64_t tile = ParameterTable::kTile;
+  ExactSum sum;
+  std::vector<double> tiles;
+  const auto add = [&](std::int64_t begin, std::int64_t end) {
+    if (begin >= end) return;
+    tiles.resize(static_cast<std::size_t>(div_ceil(end - begin, tile)));
+    backend_.tile_sum_squares(tiles, grad.subspan(static_cast<std::size_t>(begin - begin_),
+                                                  static_cast<std::size_t>(end - begin)));
+    for (const double square_sum : tiles) sum.add(square_sum);
+  };
+  for (const Segment& s : segments_) {
+    if (s.parameter->split == Split::none && groups_.layout.tensor_rank != 0) continue;
+    const std::int64_t border = std::min(s.end, div_ceil(s.begin, tile) * tile);
+    add(s.begin, border);
+    add(border, s.end);
+  }
+  groups_.world->all_reduce_sum(sum.limbs());
+  return std::sqrt(sum.value());
+}
+
+void ShardedAdamW::update(std::span<const float> grad, float grad_scale, std::int64_t step) {
+  const auto t = static_cast<double>(step + 1);
+  AdamW op;
+  op.lr = static_cast<float>(lr_at(config_.schedule, step));
+  op.beta1 = static_cast<float>(config_.beta1);
+  op.beta2 = static_cast<float>(config_.beta2);
+  op.epsilon = static_cast<float>(config_.epsilon);
+  op.bias_correction1 = static_cast<float>(1 / (1 - std::pow(config_.beta1, t)));
+  op.bias_correction2 = static_cast<float>(1 / (1 - std::pow(config_.beta2, t)));
+  op.grad_scale = grad_scale;
+  for (const Segment& s : segments_) {
+    op.weight_decay = s.parameter->matrix ? static_cast<float>(config_.weight_decay) : 0.0f;
+    const auto count = s.end - s.begin;
+    backend_.adamw(
+        shard_span(master_, s), shard_span(m_, s), shard_span(v_, s),
+        grad.subspan(static_cast<std::size_t>(s.begin - begin_), static_cast<std::size_t>(count)),
+        working(s.begin, count), op);
+  }
+  gather_working_copy();
+}
+
+void ShardedAdamW::gather_working_copy() {
+  if (groups_.layout.data_size == 1) return;
+  std::vector<std::int64_t> matrix_starts, vector_starts;
+  const std::int64_t border = table_.matrices_end();
+  for (const std::int64_t start : starts_) {
+    matrix_starts.push_back(std::min(start, border) * static_cast<std::int64_t>(size_of(compute_)));
+    vector_starts.push_back((std::max(start, border) - border) *
+                            static_cast<std::int64_t>(sizeof(float)));
+  }
+  groups_.data->all_gather(matrices_.span(), matrix_starts);
+  groups_.data->all_gather(std::as_writable_bytes(vectors_.span()), vector_starts);
+}
+
+}  // namespace demist

@@ -1,0 +1,68 @@
+// AdamW over one data-parallel shard of the arena (ZeRO-1, Rajbhandari et al. 2020).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.hpp"
+#include "worker/checkpoint/checkpoint.hpp"
+#include "worker/config.hpp"
+#include "worker/model/parameters.hpp"
+#include "worker/parallel/communicator.hpp"
+
+namespace demist {
+
+// Owns the fp32 master parameters and moments of this rank's shard, and the working copy of the
+// whole arena that the model reads: matrices in the compute type, vectors in fp32.
+class ShardedAdamW {
+ public:
+  ShardedAdamW(const ModelConfig& model, const ParameterTable& table, Backend& backend,
+               ParallelGroups& groups, DType compute, const OptimizerConfig& config);
+
+  const ModelViews& weights() const { return weights_; }
+  std::int64_t shard_size() const { return end_ - begin_; }
+
+  // Fill this shard's masters and moments; publish() must follow on all ranks.
+  // N(0, stddev) by (seed, name, logical row and column): the same for any layout. Moments are
+  // zero.
+  void initialize(std::uint64_t seed);
+  void read(const checkpoint::Checkpoint& from, bool with_moments);  // throws CheckpointError
+  // Rounds the masters into the working copy of all ranks. Collective.
+  void publish();
+  // This shard's pieces; `tensors` receives the logical table that they index.
+  std::vector<checkpoint::Piece> pieces(std::vector<checkpoint::LogicalTensor>& tensors) const;
+
+  // Global norm of the gradient whose shard is given, before division by the normalizer.
+  // Collective.
+  double gradient_norm(std::span<const float> shard_grad);
+  // One update with gradient * grad_scale at 0-based step; then gathers the working copy.
+  // Collective.
+  void update(std::span<const float> shard_grad, float grad_scale, std::int64_t step);
+  std::size_t bytes() const;
+
+ private:
+  struct Segment {  // a parameter's part of this shard, in arena elements
+    const Parameter* parameter;
+    std::int64_t begin, end;
+  };
+  void gather_working_copy();
+  TensorView working(std::int64_t begin, std::int64_t count);
+  std::span<float> shard_span(Buffer<float>& buffer, const Segment& segment) const;
+
+  const ParameterTable& table_;
+  Backend& backend_;
+  ParallelGroups& groups_;
+  const DType compute_;
+  const OptimizerConfig config_;
+  const std::vector<std::int64_t> starts_;
+  const std::int64_t begin_, end_;
+  std::vector<Segment> segments_;
+  Buffer<float> master_, m_, v_;
+  Buffer<std::byte> matrices_;
+  Buffer<float> vectors_;
+  ModelViews weights_;
+};
+
+}  // namespace demist

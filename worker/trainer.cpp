@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/trainer.hpp"
+
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <nlohmann/json.hpp>
+
+#include "core/exact_sum.hpp"
+#include "core/philox.hpp"
+#include "worker/model/model.hpp"
+#include "worker/optimizer/gradient_reducer.hpp"
+#include "worker/optimizer/sharded_adamw.hpp"
+#include "worker/parallel/communicator.hpp"
+
+namespace demist {
+namespace {
+
+// A step that overflows its scales twice in a row has gradients that grow 2^20-fold a try.
+constexpr int kMaxRescales = 8;
+
+// What micro-batches add up to, over any number of ranks and in any order, as integers.
+struct StepTotals {
+  ExactSum loss;
+  std::array<std::int64_t, 3> counts{};  // normalizer, real tokens, model MFLOP
+
+  void add(const data::MicroBatch& batch, double batch_loss, double flops) {
+    loss.add(batch_loss);
+    counts[0] += batch.normalizer;
+    counts[1] += batch.real_tokens;
+    counts[2] += static_cast<std::int64_t>(flops * 1e-6);
+  }
+  void all_reduce(Communicator& group) {
+    std::array<std::int64_t, ExactSum::kLimbs + 3> packed{};
+    std::copy_n(loss.limbs().begin(), ExactSum::kLimbs, packed.begin());
+    std::copy_n(counts.begin(), 3, packed.begin() + ExactSum::kLimbs);
+    group.all_reduce_sum(packed);
+    std::copy_n(packed.begin(), ExactSum::kLimbs, loss.limbs().begin());
+    std::copy_n(packed.begin() + ExactSum::kLimbs, 3, counts.begin());
+  }
+  double mean_loss() const {
+    return counts[0] == 0 ? 0 : loss.value() / static_cast<double>(counts[0]);
+  }
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+// docs/benchmarks.md, "Model FLOPs": products only, forward + backward = 3 x forward.
+double model_flops(const ModelConfig& c, const data::MicroBatch& batch) {
+  const auto n = static_cast<double>(batch.rows * batch.cols);
+  const auto m = static_cast<double>(batch.target_row.size());
+  const auto d = static_cast<double>(c.hidden), f = static_cast<double>(c.ffn);
+  const double layer = 4 * d * d + 2 * d * f + 2 * d * static_cast<double>(batch.cols);
+  return 6 * (n * static_cast<double>(c.layers) * layer +
+              m * (d * static_cast<double>(c.vocab) + d * d));
+}
+
+struct Trainer::Impl {
+  Impl(const mpi::Comm& comm, const TrainerConfig& trainer_config,
+       std::shared_ptr<const data::Source> steps, std::unique_ptr<Backend> device)
+      : world(comm),
+        config(trainer_config),
+        source(std::move(steps)),
+        backend(std::move(device)),
+        groups(make_parallel_groups(comm, config.tensor_parallel)),
+        table(config.model, groups.layout.tensor_size, groups.layout.tensor_rank),
+        optimizer(config.model, table, *backend, groups, config.compute, config.optimizer),
+        model(config.model, table, *backend, *groups.tensor, config.compute,
+              {source->max_tokens(), source->max_targets(), true}),
+        grads(static_cast<std::size_t>(table.size())),
+        shard_grads(static_cast<std::size_t>(optimizer.shard_size())),
+        reducer(config.reduction == Reduction::exact
+                    ? make_exact_reducer(table, *backend, groups, source->micro_batches())
+                    : make_fast_reducer(table, *backend, groups)),
+        prefetcher(*source, 2 * static_cast<std::size_t>(source->micro_batches()) + 2) {
+    // Padding between tensors is never written by a kernel and must count as zero everywhere.
+    std::fill_n(grads.data(), grads.size(), 0.0f);
+    std::fill_n(shard_grads.data(), shard_grads.size(), 0.0f);
+    grad_views = make_views(config.model, table, grads.data(), DType::f32,
+                            grads.data() + table.matrices_end());
+  }
+
+  StepTotals accumulate(const std::vector<data::MicroBatch>& batches, std::int64_t at_step);
+  StepReport finish_step(std::span<const float> gradient, StepTotals& totals);
+  void check_identity(const checkpoint::Checkpoint& from) const;
+  checkpoint::Meta meta() const;
+
+  const mpi::Comm& world;
+  const TrainerConfig config;
+  std::shared_ptr<const data::Source> source;
+  std::unique_ptr<Backend> backend;
+  ParallelGroups groups;
+  ParameterTable table;
+  ShardedAdamW optimizer;
+  Model model;
+  Buffer<float> grads, shard_grads;
+  ModelViews grad_views;
+  std::unique_ptr<GradientReducer> reducer;
+  data::Prefetcher prefetcher;
+  struct Announced {
+    std::int64_t step;
+    std::size_t own;  // micro-batches of this group
+  };
+  std::deque<Announced> announced;
+  std::int64_t step = 0;
+};
+
+Trainer::Trainer(const mpi::Comm& world, const TrainerConfig& config,
+                 std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend)
+    : impl_(std::make_unique<Impl>(world, config, std::move(source), std::move(backend))) {}
+Trainer::~Trainer() = default;
+
+std::int64_t Trainer::step() const { return impl_->step; }
+
+void Trainer::initialize() {
+  impl_->optimizer.initialize(impl_->config.seed);
+  impl_->optimizer.publish();
+}
+
+void Trainer::load_model(const checkpoint::Checkpoint& from) {
+  Impl& t = *impl_;
+  mpi::together(t.world, "load model", [&] {
+    t.check_identity(from);
+    t.optimizer.read(from, false);
+  });
+  t.optimizer.publish();
+}
+
+void Trainer::resume(const checkpoint::Checkpoint& from) {
+  Impl& t = *impl_;
+  mpi::together(t.world, "resume", [&] {
+    t.check_identity(from);
+    const checkpoint::Meta& meta = from.meta();
+    const auto must_match = [&](const std::string& saved, const std::string& now,
+                                const char* what) {
+      if (saved != now)
+        throw CheckpointError(from.directory().string() + " was saved with another " + what +
+                              "; resume with the recipe it was made by, or remove the stage's "
+                              "checkpoints to start it again");
+    };
+    must_match(meta.stage, t.config.stage, "stage");
+    must_match(meta.recipe_hash, t.config.recipe_hash, "recipe");
+    must_match(meta.data_hash, t.config.data_hash, "corpus or task");
+    const auto state = nlohmann::json::parse(meta.state_json, nullptr, false);
+    must_match(state.is_object() ? state.value("noise", "") : "", t.config.noise_json, "noise");
+    t.optimizer.read(from, true);
+    t.reducer->set_state(state.value("reducer", "{}"));
+    t.step = meta.step;
+  });
+  t.optimizer.publish();
+}
+
+void Trainer::Impl::check_identity(const checkpoint::Checkpoint& from) const {
+  const ModelConfig saved = model_config_from_json(from.meta().model_json);
+  const auto same = [&](auto member) { return saved.*member == config.model.*member; };
+  if (!(same(&ModelConfig::layers) && same(&ModelConfig::hidden) && same(&ModelConfig::ffn) &&
+        same(&ModelConfig::heads) && same(&ModelConfig::vocab) && same(&ModelConfig::positions) &&
+        same(&ModelConfig::norm)))
+    throw CheckpointError(from.directory().string() + " holds another model: " +
+                          from.meta().model_json + "; the recipe says " + to_json(config.model));
+  if (from.meta().tokenizer_hash != config.tokenizer_hash)
+    throw CheckpointError(from.directory().string() +
+                          " was trained with another tokenizer: its ids mean other pieces");
+}
+
+void Trainer::announce(const StepPlan& plan) {
+  std::size_t own = 0;
+  for (std::size_t i = 0; i < plan.owner.size(); ++i) {
+    if (plan.owner[i] != impl_->groups.layout.data_rank) continue;
+    impl_->prefetcher.announce(plan.step, static_cast<std::int32_t>(i));
+    ++own;
+  }
+  impl_->announced.push_back({plan.step, own});
+}
+
+StepReport Trainer::run_step() {
+  Impl& t = *impl_;
+  ensure(!t.announced.empty() && t.announced.front().step == t.step, "steps run in order");
+  const Impl::Announced plan = t.announced.front();
+  t.announced.pop_front();
+  std::vector<data::MicroBatch> batches;
+  mpi::together(t.world, "load data", [&] {
+    for (std::size_t i = 0; i < plan.own; ++i) batches.push_back(t.prefetcher.take());
+  });
+  const auto start = std::chrono::steady_clock::now();
+  for (std::int32_t rescaled = 0; rescaled <= kMaxRescales; ++rescaled) {
+    StepTotals totals = t.accumulate(batches, plan.step);
+    const double compute_seconds = seconds_since(start);
+    const auto result = t.reducer->finish(t.shard_grads.span());
+    if (result == GradientReducer::Result::redo) continue;
+    totals.all_reduce(*t.groups.data);
+    StepReport report;
+    report.step = plan.step;
+    report.finite = result == GradientReducer::Result::ready;
+    if (report.finite) report = t.finish_step(t.shard_grads.span(), totals);
+    report.rescaled = rescaled;
+    report.compute_seconds = compute_seconds;
+    return report;
+  }
+  throw NumericError("step " + std::to_string(plan.step) +
+                     ": gradients grow faster than their scales; lower the learning rate");
+}
+
+StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batches,
+                                     std::int64_t at_step) {
+  const std::uint64_t key =
+      stream_key(config.seed, "dropout/" + config.stage, static_cast<std::uint64_t>(at_step));
+  StepTotals totals;
+  reducer->begin();
+  for (const data::MicroBatch& batch : batches) {
+    const double loss = model.forward_backward(optimizer.weights(), grad_views, batch, key);
+    reducer->add(grads.span());
+    totals.add(batch, loss, model_flops(config.model, batch));
+  }
+  return totals;
+}
+
+StepReport Trainer::Impl::finish_step(std::span<const float> gradient, StepTotals& totals) {
+  const double norm_of_sum = optimizer.gradient_norm(gradient);
+  const auto normalizer = static_cast<double>(std::max<std::int64_t>(1, totals.counts[0]));
+  StepReport report;
+  report.step = step;
+  report.loss = totals.mean_loss();
+  report.grad_norm = norm_of_sum / normalizer;
+  report.lr = lr_at(config.optimizer.schedule, step);
+  report.tokens = totals.counts[1];
+  report.model_flops = static_cast<double>(totals.counts[2]) * 1e6;
+  report.finite = std::isfinite(report.loss) && std::isfinite(norm_of_sum);
+  if (!report.finite) return report;
+  const double clip = config.optimizer.clip_norm;
+  const double factor = clip > 0 && report.grad_norm > clip ? clip / report.grad_norm : 1.0;
+  optimizer.update(gradient, static_cast<float>(factor / normalizer), step);
+  ++step;
+  return report;
+}
+
+double Trainer::held_out_loss(const data::Source& held_out, std::int32_t count) {
+  Impl& t = *impl_;
+  StepTotals totals;
+  mpi::Outcome outcome;
+  for (std::int32_t i = t.groups.layout.data_rank; i < count; i += t.groups.layout.data_size) {
+    data::MicroBatch batch;
+    // Ranks of one tensor group read the same batch, so they fail together; groups agree below.
+    outcome = mpi::attempt([&] { batch = held_out.make(0, i); });
+    if (outcome.code != ExitCode::done) break;
+    totals.add(batch, t.model.loss(t.optimizer.weights(), batch), 0);
+  }
+  mpi::agree(t.world, outcome, "held-out loss");
+  totals.all_reduce(*t.groups.data);
+  return totals.mean_loss();
+}
+
+checkpoint::Meta Trainer::Impl::meta() const {
+  checkpoint::Meta meta;
+  meta.step = step;
+  meta.stage = config.stage;
+  meta.model_json = to_json(config.model);
+  meta.recipe_hash = config.recipe_hash;
+  meta.tokenizer_hash = config.tokenizer_hash;
+  meta.data_hash = config.data_hash;
+  meta.state_json =
+      nlohmann::json{{"noise", config.noise_json}, {"reducer", reducer->state()}}.dump();
+  return meta;
+}
+
+void Trainer::save(const std::filesystem::path& root, int keep_last) const {
+  std::vector<checkpoint::LogicalTensor> tensors;
+  const auto pieces = impl_->optimizer.pieces(tensors);
+  checkpoint::save(impl_->world, root, tensors, pieces, impl_->meta(), keep_last);
+}
+
+std::size_t Trainer::planned_bytes() const {
+  const Impl& t = *impl_;
+  return t.optimizer.bytes() + t.model.bytes() +
+         (t.grads.size() + t.shard_grads.size()) * sizeof(float) + t.reducer->bytes();
+}
+
+}  // namespace demist
