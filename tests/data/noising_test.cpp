@@ -190,11 +190,11 @@ TEST(Noising, PromptAndPaddingAreNeverTouched) {
 TEST(Noising, ExpectedWeightPerResponseTokenIsThePapers) {
   // Sum over t of (T - t + 1) t / T^2 = (T + 1)(T + 2) / (6 T) = 8.84 at T = 50.
   double sum = 0;
-  for (std::int64_t step = 0; step < 40; ++step) {
+  for (std::int64_t step = 0; step < 200; ++step) {
     const Noised n = noised({}, step, 100, 30);
     sum += std::accumulate(n.batch.weight.begin(), n.batch.weight.end(), 0.0);
   }
-  EXPECT_NEAR(sum / 40, 8.84, 0.03);
+  EXPECT_NEAR(sum / 200, 8.84, 0.05);  // sigma 0.011
   EXPECT_NEAR((51.0 * 52.0) / 300.0, 8.84, 1e-12);
 }
 
@@ -223,6 +223,13 @@ TEST(StepTimes, StratifiedTimesCoverEveryStratumOnce) {
     ++count[static_cast<std::size_t>(times(k).early)];
   }
   for (int t = 1; t <= 50; ++t) EXPECT_EQ(count[static_cast<std::size_t>(t)], 4);
+}
+
+TEST(StepTimes, TheTwoDrawsOfAStepAreShuffledApart) {
+  const StepTimes times({.steps = 100}, 8, 100);
+  std::set<std::int32_t> gaps;
+  for (std::uint64_t k = 0; k < 100; ++k) gaps.insert(times(k).late - times(k).early);
+  EXPECT_GT(gaps.size(), 30u);
 }
 
 TEST(StepTimes, EachSamplesTimesAreUniformInBothModes) {

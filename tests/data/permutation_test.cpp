@@ -74,7 +74,8 @@ TEST(Permutation, KeysGiveDifferentOrders) {
 TEST(Permutation, KeepsItsValues) {
   // A change would silently reorder the data of every resumed run.
   EXPECT_EQ(images(Permutation(1000, 7), 4), (std::vector<std::uint64_t>{716, 252, 486, 659}));
-  EXPECT_EQ(images(WindowPermutation(1000, 64, 7), 4), (std::vector<std::uint64_t>{669, 649, 672, 691}));
+  EXPECT_EQ(images(WindowPermutation(1000, 64, 7), 4),
+            (std::vector<std::uint64_t>{669, 649, 672, 691}));
 }
 
 TEST(WindowPermutation, IsABijectionWithAndWithoutAShortWindow) {
