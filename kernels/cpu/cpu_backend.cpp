@@ -100,7 +100,7 @@ void CpuBackend::combine_pieces(std::span<float> out, std::int64_t pieces, std::
 
 void CpuBackend::do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
                          bool accumulate, std::span<const float> bias) {
-  gemm(out, a, b, transpose, accumulate, bias);
+  cpu::gemm(out, a, b, transpose, accumulate, bias);
 }
 
 void CpuBackend::do_attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,

@@ -149,9 +149,9 @@ TEST_P(Exact, ResumeOnAnotherNumberOfRanksGivesTheSameBits) {
 INSTANTIATE_TEST_SUITE_P(Cases, Exact,
                          testing::Values(Case{DType::f32, false}, Case{DType::f32, true},
                                          Case{DType::bf16, false}, Case{DType::bf16, true}),
-                         [](const auto& info) {
-                           return std::string(name_of(info.param.compute)) +
-                                  (info.param.rdm ? "_rdm_pre" : "_mlm_post");
+                         [](const auto& c) {
+                           return std::string(name_of(c.param.compute)) +
+                                  (c.param.rdm ? "_rdm_pre" : "_mlm_post");
                          });
 
 }  // namespace
