@@ -53,7 +53,8 @@ class Backend {
 
   // Bidirectional softmax attention over each sequence's key ranges (Vaswani et al. 2017, eq. 1),
   // scale 1/sqrt(head_dim). qkv S [n, 3 * heads * head_dim] = (q | k | v), heads side by side.
-  // out S [n, heads * head_dim]; lse fp32 [heads, n] = log-sum-exp of the scaled scores.
+  // out S [n, heads * head_dim]; lse fp32 [heads, n] = log-sum-exp of the scaled scores (0 where
+  // the range is empty).
   void attention_forward(TensorView out, TensorView lse, ConstTensorView qkv, const Attention& op);
   // dqkv S, laid out as qkv. Probabilities are recomputed from lse; never [cols x cols] for more
   // than one head of one sequence a thread.

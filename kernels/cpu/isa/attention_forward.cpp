@@ -22,8 +22,8 @@ struct ForwardTiles {
     keys = arena.take<Word>(operand);
     values = arena.take<Word>(operand);
     queries = arena.take<Word>(kTileQueries * shape.row_words);
-    probabilities = arena.take<Word>(kTileQueries * shape.padded_cols);
-    scores = arena.take<float>(kTileQueries * shape.padded_cols);
+    probabilities = arena.take<Word>(kTileQueries * shape.key_stride);
+    scores = arena.take<float>(kTileQueries * shape.key_stride);
     sums = arena.take<float>(kTileQueries * shape.padded_dim);
     draws = arena.take<std::uint16_t>(round_up(shape.padded_cols, kDrawsPerGroup));
   }
@@ -90,11 +90,10 @@ class ForwardHead {
                   std::int64_t first) const {
     constexpr int kPerWord = Words<S>::kPerWord;
     const std::int64_t rows = round_up(queries.rows, kTileRows);
-    const std::int64_t stride = shape_.padded_cols / kPerWord;
     const KeyRange panels = panels_of(op_, sequence_, first, queries.rows);
     pack_rows<S>(tiles_.queries, shape_.row_words, rows, queries);
     tile_product<Words<S>>(
-        tiles_.scores + panels.begin, shape_.padded_cols, rows, panels.end - panels.begin,
+        tiles_.scores + panels.begin, shape_.key_stride, rows, panels.end - panels.begin,
         {tiles_.queries, shape_.row_words, 1},
         {tiles_.keys + panels.begin * shape_.row_words, shape_.row_words, 0, shape_.row_words},
         false);
@@ -102,8 +101,9 @@ class ForwardHead {
     for (std::int64_t r = 0; r < rows; ++r) factor[r] = softmax(lse, first, r, panels);
     tile_product<Words<S>>(
         tiles_.sums, shape_.padded_dim, rows, shape_.padded_dim,
-        {tiles_.probabilities + panels.begin / kPerWord, stride, 1},
-        {tiles_.values, stride, panels.begin / kPerWord, (panels.end - panels.begin) / kPerWord},
+        {tiles_.probabilities + panels.begin / kPerWord, shape_.key_stride / kPerWord, 1},
+        {tiles_.values, shape_.padded_cols / kPerWord, panels.begin / kPerWord,
+         (panels.end - panels.begin) / kPerWord},
         false);
     store_rows(out, factor, first, queries.rows);
   }
@@ -113,8 +113,8 @@ class ForwardHead {
     constexpr int kPerWord = Words<S>::kPerWord;
     const std::int64_t query = first + r;
     const KeyRange keys = keys_of(op_, sequence_, query);
-    float* const scores = tiles_.scores + r * shape_.padded_cols;
-    Word* const probabilities = tiles_.probabilities + r * shape_.padded_cols / kPerWord;
+    float* const scores = tiles_.scores + r * shape_.key_stride;
+    Word* const probabilities = tiles_.probabilities + r * shape_.key_stride / kPerWord;
     if (keys.empty()) {
       std::memset(probabilities + panels.begin / kPerWord, 0,
                   static_cast<std::size_t>((panels.end - panels.begin) / kPerWord) * sizeof(Word));

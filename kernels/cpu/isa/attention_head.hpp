@@ -19,6 +19,7 @@ struct HeadShape {
   std::int64_t cols, dim;                // T and head_dim
   std::int64_t padded_cols, padded_dim;  // multiples of kPanel and of kLanes
   std::int64_t row_words;                // of one query, key or value
+  std::int64_t key_stride;  // from one row of scores to the next: no power of two, for the caches
   float scale;
 
   HeadShape(const Attention& op, int per_word)
@@ -27,6 +28,7 @@ struct HeadShape {
         padded_cols(round_up(cols, kPanel)),
         padded_dim(round_up(dim, kLanes)),
         row_words(padded_dim / per_word),
+        key_stride(padded_cols + kPanel),
         scale(1.0f / __builtin_sqrtf(static_cast<float>(op.head_dim))) {}
 };
 
