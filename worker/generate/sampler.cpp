@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <numeric>
 #include <string>
 
 #include "core/error.hpp"
@@ -13,6 +14,7 @@
 #include "core/tensor.hpp"
 #include "data/tokenizer.hpp"
 #include "worker/generate/noise.hpp"
+#include "worker/generate/sum_exp.hpp"
 
 namespace demist::generate {
 namespace {
@@ -95,23 +97,29 @@ std::int64_t masked_count(const SamplerOptions& options, std::int32_t step, std:
   return std::min(k, n - 1);  // cos rounds to 1 for very many steps
 }
 
-// An index drawn from softmax(logits / temperature) by inverting its distribution function.
+// An index drawn from softmax(logits / temperature) by inverting its distribution function: first
+// the block that u falls into, then the token inside it.
 std::int32_t draw_token(std::span<const float> logits, float top, double temperature, double u) {
-  const auto weight = [&](float logit) {
-    return std::exp((static_cast<double>(logit) - static_cast<double>(top)) / temperature);
-  };
-  double total = 0;
-  for (const float logit : logits) total += weight(logit);
-  double left = u * total;
-  std::size_t last = 0;  // rounding may leave a little over: the last possible token takes it
-  for (std::size_t v = 0; v < logits.size(); ++v) {
-    const double w = weight(logits[v]);
-    if (w == 0) continue;
-    last = v;
-    left -= w;
+  constexpr std::size_t kBlock = 256;
+  std::vector<double> blocks;
+  for (std::size_t v = 0; v < logits.size(); v += kBlock)
+    blocks.push_back(
+        sum_exp(logits.subspan(v, std::min(kBlock, logits.size() - v)), top, temperature));
+  double left = u * std::accumulate(blocks.begin(), blocks.end(), 0.0);
+  std::size_t block = 0;
+  while (block + 1 < blocks.size() && left >= blocks[block]) left -= blocks[block++];
+
+  std::size_t token = block * kBlock;  // rounding may leave a little over: the last token takes it
+  const std::size_t end = std::min(token + kBlock, logits.size());
+  for (std::size_t v = token; v < end; ++v) {
+    const double weight =
+        std::exp((static_cast<double>(logits[v]) - static_cast<double>(top)) / temperature);
+    if (weight == 0) continue;
+    token = v;
+    left -= weight;
     if (left < 0) break;
   }
-  return static_cast<std::int32_t>(last);
+  return static_cast<std::int32_t>(token);
 }
 
 // Fills position `i`'s proposal from its logits [vocab]; overwrites the mask id's logit.
@@ -119,9 +127,7 @@ void propose(Canvas& canvas, std::size_t i, std::span<float> logits, std::uint64
              const SamplerOptions& options) {
   logits[static_cast<std::size_t>(options.mask_id)] = -std::numeric_limits<float>::infinity();
   const auto best = std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits)
-    sum += std::exp(static_cast<double>(logit) - static_cast<double>(*best));
+  const double sum = sum_exp(logits, *best);
   if (!std::isfinite(sum))
     throw NumericError("sampler: request " + std::to_string(canvas.request->id) +
                        ", response token " + std::to_string(i) +
