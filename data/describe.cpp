@@ -2,7 +2,7 @@
 #include "data/describe.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <functional>
 #include <sstream>
 
 #include "core/error.hpp"

@@ -7,7 +7,6 @@
 #include <zlib.h>
 
 #include <chrono>
-#include <map>
 #include <thread>
 
 #include "core/h5.hpp"
@@ -17,15 +16,8 @@
 namespace demist::data {
 namespace {
 
-using Files = std::map<std::string, std::string>;
-
-Files files_in(const fs::path& folder) {
-  Files files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder))
-    if (entry.is_regular_file())
-      files[fs::relative(entry.path(), folder).string()] = read_file(entry.path());
-  return files;
-}
+using test::Files;
+using test::files_in;
 
 class CorpusTest : public testing::Test {
  protected:

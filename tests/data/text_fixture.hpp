@@ -7,6 +7,7 @@
 
 #include <array>
 #include <fstream>
+#include <map>
 #include <string>
 
 #include "core/error.hpp"
@@ -54,6 +55,17 @@ inline fs::path fresh_folder(const std::string& name) {
   fs::remove_all(folder);
   fs::create_directories(folder);
   return folder;
+}
+
+using Files = std::map<std::string, std::string>;
+
+// Names relative to the folder, and contents.
+inline Files files_in(const fs::path& folder) {
+  Files files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file())
+      files[fs::relative(entry.path(), folder).string()] = read_file(entry.path());
+  return files;
 }
 
 inline void flip_byte(const fs::path& path, std::uint64_t at) {

@@ -3,23 +3,14 @@
 
 #include <gtest/gtest.h>
 
-#include <map>
-
 #include "tests/data/text_fixture.hpp"
 #include "tests/support/mpi_main.hpp"
 
 namespace demist::data {
 namespace {
 
-using Files = std::map<std::string, std::string>;
-
-Files files_in(const fs::path& folder) {
-  Files files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder))
-    if (entry.is_regular_file())
-      files[fs::relative(entry.path(), folder).string()] = read_file(entry.path());
-  return files;
-}
+using test::Files;
+using test::files_in;
 
 // Rank 0 makes inputs and a tokenizer, and with them the corpus that one process builds.
 class MpiCorpus : public testing::Test {
