@@ -22,8 +22,8 @@ Coordinator::Coordinator(const CoordinatorConfig& config)
 ControlMessage Coordinator::next() {
   ensure(!stopped_, "the coordinator was asked for a message after Stop");
   if (not_finite_step_ >= 0) {  // the state is as bad as the step: nothing is saved
-    stopped_ = true;
-    return Stop{Stop::Reason::not_finite, not_finite_step_};
+    pending_.clear();
+    pending_.emplace_back(Stop{Stop::Reason::not_finite, not_finite_step_});
   }
   if (pending_.empty()) plan_next();
   ControlMessage message = std::move(pending_.front());

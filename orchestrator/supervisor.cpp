@@ -109,8 +109,8 @@ std::map<std::string, std::string> stage_environment(const SupervisorOptions& op
   std::map<std::string, std::string> environment{{"OMP_NUM_THREADS", std::to_string(share)},
                                                  {"OMP_DYNAMIC", "false"}};
   if (root) {  // the user runs us as root already; mpirun would refuse
-    environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
-    environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
+    environment.emplace("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    environment.emplace("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
   }
   return environment;
 }

@@ -8,6 +8,9 @@
 #include "orchestrator/nearest.hpp"
 
 namespace demist::cli {
+
+namespace fs = std::filesystem;
+
 namespace {
 
 // "de=/data/news.de.txt.zst" or a bare path.
