@@ -212,7 +212,11 @@ class Converter {
     config.fixed_length = d.length_tokens();
     config.max_tokens = d.max_tokens();
     config.metric = stage.metric() == Stage::BLEU ? Metric::bleu : Metric::rouge_l;
-    config.baseline = stage.baseline() == Stage::COPY ? Baseline::copy : Baseline::lead;
+    static const std::map<int, evaluate::Baseline> baselines = {
+        {Stage::LEAD, evaluate::Baseline::lead},
+        {Stage::COPY, evaluate::Baseline::copy},
+        {Stage::FIRST_SENTENCE, evaluate::Baseline::first_sentence}};
+    config.baseline = baselines.at(stage.baseline());
     config.samples = stage.samples();
     config.limit = static_cast<std::uint64_t>(stage.limit());
     return config;

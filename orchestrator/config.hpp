@@ -15,6 +15,7 @@
 #include "data/source.hpp"
 #include "data/tokenizer.hpp"
 #include "worker/config.hpp"
+#include "worker/evaluate/baseline.hpp"
 #include "worker/generate/sampler.hpp"
 
 namespace demist {
@@ -65,14 +66,13 @@ struct TrainingStage {
 };
 
 enum class Metric { rouge_l, bleu };
-enum class Baseline { lead, copy };
 struct ScoreStage {
   std::string start_from, task;
   generate::SamplerOptions sampler;  // mask_id and seed are filled in when it runs
   std::int32_t fixed_length = 0;     // 0: the reference's length
   std::int64_t max_tokens = 4096;    // decoded together
   Metric metric = Metric::rouge_l;
-  Baseline baseline = Baseline::lead;
+  evaluate::Baseline baseline = evaluate::Baseline::lead;
   std::int32_t samples = 10;
   std::uint64_t limit = 0;
 };

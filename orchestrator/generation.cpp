@@ -2,7 +2,6 @@
 #include "orchestrator/generation.hpp"
 
 #include <algorithm>
-#include <numeric>
 
 #include "core/error.hpp"
 #include "kernels/backend.hpp"
@@ -15,10 +14,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kCanvasSpecials = 2;  // <s> and </s>
-
-std::int64_t canvas_tokens(const generate::Request& request) {
-  return static_cast<std::int64_t>(request.prompt.size() + kCanvasSpecials) + request.length;
-}
 
 }  // namespace
 
@@ -66,23 +61,6 @@ std::vector<generate::Response> Generator::decode(const std::vector<generate::Re
     model_.logits(batch.rows, batch.cols, batch.ids, batch.length, wanted, out);
   };
   return generate::sample(requests, model_.config().vocab, options, logits, observe);
-}
-
-std::vector<std::vector<std::size_t>> decoding_batches(
-    const std::vector<generate::Request>& requests, std::int64_t max_tokens) {
-  std::vector<std::size_t> order(requests.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return canvas_tokens(requests[a]) < canvas_tokens(requests[b]);
-  });
-  std::vector<std::vector<std::size_t>> batches;
-  for (const std::size_t i : order) {
-    // The newcomer is the longest so far: all rows are padded to it.
-    const auto rows = static_cast<std::int64_t>(batches.empty() ? 0 : batches.back().size()) + 1;
-    if (batches.empty() || rows * canvas_tokens(requests[i]) > max_tokens) batches.emplace_back();
-    batches.back().push_back(i);
-  }
-  return batches;
 }
 
 }  // namespace demist

@@ -42,9 +42,4 @@ class Generator {
   InferenceModel model_;
 };
 
-// Indices of requests that are decoded together: similar lengths, at most max_tokens with padding
-// (at least one request). The batches depend on the requests only.
-std::vector<std::vector<std::size_t>> decoding_batches(
-    const std::vector<generate::Request>& requests, std::int64_t max_tokens);
-
 }  // namespace demist

@@ -35,11 +35,12 @@ std::string prepare(const PrepareStage& work) {
   return sha256_hex(read_file(work.product));
 }
 
-std::string make_tokenizer(const RunConfig& run, int threads) {
-  data::TokenizerTraining training = run.tokenizer.training;
-  training.threads = threads;
-  if (!fs::exists(run.tokenizer.model)) data::train_tokenizer(training, run.tokenizer.model);
-  return data::Tokenizer(run.tokenizer.model).hash();
+std::string make_tokenizer(const RunConfig& run) {
+  const auto made = data::train_tokenizer(run.tokenizer.training, run.tokenizer.model);
+  const data::Tokenizer tokenizer(run.tokenizer.model);
+  log::info("tokenizer: vocabulary " + std::to_string(tokenizer.vocab_size()) + " from " +
+            std::to_string(made.sampled_bytes) + " of " + std::to_string(made.bytes) + " bytes");
+  return tokenizer.hash();
 }
 
 std::string build_corpora(const mpi::Comm& world, const RunConfig& run) {
@@ -62,11 +63,10 @@ int usable_cores() {
   return sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
 }
 
-int set_threads(const mpi::Comm& world, const RunConfig& run) {
+void set_threads(const mpi::Comm& world, const RunConfig& run) {
   const mpi::Comm node = world.split_node();
   const int threads = run.threads > 0 ? run.threads : std::max(1, usable_cores() / node.size());
   use_threads(threads, node.rank(), node.size());
-  return threads;
 }
 
 void open_log(const mpi::Comm& world, const fs::path& run_dir) {
@@ -114,14 +114,14 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
 
   ExitCode code = ExitCode::done;
   state.output = state.key;
-  const int threads = set_threads(world, run);
+  set_threads(world, run);
   if (const auto* work = std::get_if<PrepareStage>(&stage.work))
     mpi::together(world, "prepare", [&] {
       if (world.rank() == 0) state.output = prepare(*work);
     });
   else if (std::holds_alternative<TokenizerStage>(stage.work))
     mpi::together(world, "train tokenizer", [&] {
-      if (world.rank() == 0) state.output = make_tokenizer(run, threads);
+      if (world.rank() == 0) state.output = make_tokenizer(run);
     });
   else if (std::holds_alternative<CorpusStage>(stage.work))
     state.output = build_corpora(world, run);

@@ -8,7 +8,9 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "worker/evaluate/baseline.hpp"
 #include "worker/evaluate/metrics.hpp"
+#include "worker/generate/batching.hpp"
 
 namespace demist {
 namespace {
@@ -35,7 +37,7 @@ std::string decode_share(const mpi::Comm& world, Generator& generator,
   generate::SamplerOptions sampler = work.sampler;
   sampler.seed = seed;
   ordered_json answers = ordered_json::array();
-  const auto batches = decoding_batches(requests, work.max_tokens);
+  const auto batches = generate::make_batches(requests, work.max_tokens);
   for (std::size_t b = 0; b < batches.size(); ++b) {
     if (static_cast<int>(b % static_cast<std::size_t>(world.size())) != world.rank()) continue;
     std::vector<generate::Request> batch;
@@ -77,7 +79,7 @@ TaskOutputs answer_task(const mpi::Comm& world, Generator& generator, const data
       answers.outputs.at(answer.at(0).get<std::size_t>()) = answer.at(1).get<std::string>();
   for (std::size_t i = 0; i < requests.size(); ++i)
     answers.baselines.push_back(
-        baseline_answer(work.baseline, generator.tokenizer(), task.prompts[i], requests[i].length));
+        evaluate::baseline_response(work.baseline, task.prompts[i], task.references[i]));
   return answers;
 }
 
@@ -85,14 +87,6 @@ double metric_score(Metric metric, const std::vector<std::string>& outputs,
                     const std::vector<std::string>& references) {
   return metric == Metric::bleu ? evaluate::bleu(outputs, references).score
                                 : evaluate::rouge_l(outputs, references);
-}
-
-std::string baseline_answer(Baseline baseline, const data::Tokenizer& tokenizer,
-                            const std::string& prompt, std::int32_t length) {
-  if (baseline == Baseline::copy) return prompt;
-  std::vector<std::int32_t> ids = tokenizer.encode(prompt);
-  ids.resize(std::min(ids.size(), static_cast<std::size_t>(length)));
-  return tokenizer.decode(ids);
 }
 
 Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage) {
@@ -116,7 +110,8 @@ Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfi
   score.metric = work.metric == Metric::bleu ? "bleu" : "rouge_l";
   score.score = metric_score(work.metric, answers.outputs, task.references);
   score.baseline = metric_score(work.metric, answers.baselines, task.references);
-  score.baseline_name = work.baseline == Baseline::copy ? "copy" : "lead";
+  static constexpr const char* baselines[] = {"copy", "lead", "first_sentence"};
+  score.baseline_name = baselines[static_cast<int>(work.baseline)];
   score.examples = static_cast<std::int64_t>(task.examples.size());
   atomic_write(stage.folder / "samples.jsonl", sample_lines(task, answers));
   return score;

@@ -22,10 +22,6 @@ TaskOutputs answer_task(const mpi::Comm& world, Generator& generator, const data
 double metric_score(Metric metric, const std::vector<std::string>& outputs,
                     const std::vector<std::string>& references);
 
-// The trivial answer: the prompt, or as many of its first tokens as the model may write.
-std::string baseline_answer(Baseline baseline, const data::Tokenizer& tokenizer,
-                            const std::string& prompt, std::int32_t length);
-
 // Collective. Scores the test split; rank 0 writes samples.jsonl into the stage's folder.
 Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage);
 

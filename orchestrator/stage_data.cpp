@@ -26,9 +26,7 @@ std::shared_ptr<const data::Corpus> open_corpus(const RunConfig& run, const std:
                                                 const data::Tokenizer& tokenizer) {
   const fs::path& folder = run.corpus(name).build.output;
   auto corpus = std::make_shared<const data::Corpus>(folder);
-  if (corpus->tokenizer_hash() != tokenizer.hash())
-    throw DataError(folder.string() + " was built with another tokenizer than " +
-                    run.tokenizer.model.string() + "; build it again");
+  corpus->require_tokenizer(tokenizer);
   return corpus;
 }
 

@@ -87,12 +87,11 @@ CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& ru
 class Reporter {
  public:
   Reporter(const RunConfig& run, const StageConfig& stage, const mpi::Comm& world,
-           ProgressStyle style, double flops_per_token)
+           ProgressStyle style)
       : stage_(stage.name),
         total_(std::get<TrainingStage>(stage.work).steps),
         ranks_(world.size()),
         peak_flops_(run.peak_gflops * 1e9),
-        flops_per_token_(flops_per_token),
         metrics_(run.run_dir / "metrics.jsonl"),
         line_(style, stderr),
         last_(steady_seconds()) {}
@@ -106,8 +105,7 @@ class Reporter {
     StepProgress progress{stage_,      report.step + 1,  total_,
                           report.loss, report.grad_norm, report.lr};
     progress.tokens_per_second = static_cast<double>(report.tokens) / average_;
-    if (peak_flops_ > 0)
-      progress.peak_fraction = progress.tokens_per_second * flops_per_token_ / peak_flops_;
+    if (peak_flops_ > 0) progress.peak_fraction = report.model_flops / average_ / peak_flops_;
     progress.eta_seconds = average_ * static_cast<double>(total_ - report.step - 1);
     line_.show(format_progress(progress), now, report.step + 1 == total_);
   }
@@ -127,7 +125,7 @@ class Reporter {
   std::string stage_;
   std::int64_t total_;
   int ranks_;
-  double peak_flops_, flops_per_token_;
+  double peak_flops_;
   MetricsFile metrics_;
   ProgressLine line_;
   double last_, average_ = 0;
@@ -147,7 +145,7 @@ class StepLoop {
         channel_(world) {
     if (world.rank() != 0) return;
     coordinator_.emplace(coordinator_config(world, run, work_, trainer, data.held_out != nullptr));
-    reporter_.emplace(run, stage, world, style, trainer.flops_per_token());
+    reporter_.emplace(run, stage, world, style);
     reporter_->event("start", trainer.step());
   }
 
@@ -160,7 +158,7 @@ class StepLoop {
       // now.
       ControlMessage ahead = receive();
       if (!std::holds_alternative<Stop>(ahead)) post();
-      std::visit([this](const auto& message) { carry_out(message); }, current);
+      if (!held_) std::visit([this](const auto& message) { carry_out(message); }, current);
       current = std::move(ahead);
     }
     digest(channel_.drain());
@@ -187,6 +185,9 @@ class StepLoop {
     const StepReport report = trainer_.run_step();
     digest(channel_.report({report, signals_.requested()}));
     if (reporter_) reporter_->step(report);
+    if (report.finite) return;
+    held_ = true;  // what is under way was planned for a state that did not come
+    digest(channel_.drain());
   }
   void carry_out(const Save& save) {
     trainer_.save(stage_.checkpoints(), run_.keep_last);
@@ -210,6 +211,7 @@ class StepLoop {
   StageState& state_;
   StopSignals signals_{StopSignals::Second::ends_process};
   ControlChannel channel_;
+  bool held_ = false;  // after a non-finite step nothing is carried out until Stop
   std::optional<Coordinator> coordinator_;  // rank 0
   std::optional<Reporter> reporter_;        // rank 0
 };

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/tokenizer.hpp"
 
-#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <sstream>
-#include <thread>
 
 #include "core/error.hpp"
 #include "orchestrator/commands/commands.hpp"
@@ -30,7 +28,6 @@ int train_model(const Arguments& arguments, const mpi::Comm&) {
   training.pieces = static_cast<std::int32_t>(options.integer("pieces", training.pieces, 10));
   training.character_coverage = options.real("coverage", training.character_coverage, 0);
   training.max_bytes = options.integer("max-bytes", 0, 0);
-  training.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   data::train_tokenizer(training, *output);
   const data::Tokenizer tokenizer(*output);
   std::printf("%s: vocabulary %d, hash %s\n", output->c_str(), tokenizer.vocab_size(),
