@@ -28,7 +28,7 @@ Logger& logger() {
   return instance;
 }
 
-constexpr std::array kPrefix = {"", "warning: ", "error: "};
+constexpr std::array kPrefix = {"", "warning: ", "demist: "};
 
 std::string timestamp() {
   const std::time_t now = std::time(nullptr);

@@ -1,2 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-int main() { return 0; }
+#include <chrono>
+#include <optional>
+#include <thread>
+
+#include "core/log.hpp"
+#include "orchestrator/cli.hpp"
+
+namespace {
+
+using namespace demist;
+
+// One line for one failure: ranks that fail alike wait for rank 0 to speak and end the job.
+int report(int code, const std::string& message, const mpi::Comm& world) {
+  if (world.rank() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  log::error(message);
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const cli::Arguments arguments(argv + 1, argv + argc);
+  std::optional<mpi::Session> session;  // outlives the try block: unwinding must not finalize MPI
+  mpi::Comm world;
+  int code = 0;
+  try {
+    const cli::Command& command = cli::find_command(arguments);
+    if (command.on_every_rank) session.emplace(&argc, &argv);
+    if (session) world = session->world();
+    log::configure(world.rank(), world.size());
+    return cli::run(command, arguments, world);
+  } catch (const Error& error) {
+    code = report(static_cast<int>(error.code()), error.what(), world);
+  } catch (const std::exception& error) {
+    code = report(static_cast<int>(ExitCode::internal), error.what(), world);
+  }
+  if (session && world.size() > 1) session->abort(code);
+  return code;
+}

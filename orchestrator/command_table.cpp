@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/error.hpp"
+#include "orchestrator/cli.hpp"
+#include "orchestrator/commands/commands.hpp"
+#include "orchestrator/nearest.hpp"
+
+namespace demist::cli {
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> table = {
+      {"run", "every stage of a recipe, on this machine", false, run_recipe},
+      {"train", "one stage of a recipe, as started by run, mpirun or srun", true, train},
+      {"corpus", "build, verify or show a token corpus", true, corpus},
+      {"tokenizer", "train a tokenizer, encode or decode with one", false, tokenizer},
+      {"generate", "answers of a trained model to prompts", false, generate},
+      {"evaluate", "score a trained model on a file of prompts and responses", false, evaluate},
+      {"inspect", "what a checkpoint, corpus, shard or run folder holds", false, inspect},
+      {"help", "this page, or the page of one command", false, help},
+      {"version", "the version of this program", false, version},
+  };
+  return table;
+}
+
+const Command& find_command(const Arguments& arguments) {
+  std::string verb = arguments.empty() ? "help" : arguments.front();
+  if (verb == "--help" || verb == "-h") verb = "help";
+  if (verb == "--version") verb = "version";
+  std::vector<std::string> known;
+  for (const Command& command : commands()) {
+    if (verb == command.name) return command;
+    known.emplace_back(command.name);
+  }
+  const std::string near = nearest(verb, known);
+  throw ConfigError(
+      "unknown command '" + verb + "'" +
+      (near.empty() ? "; `demist help` lists them" : "; did you mean '" + near + "'?"));
+}
+
+int run(const Command& command, const Arguments& arguments, const mpi::Comm& world) {
+  return command.run(
+      arguments.empty() ? arguments : Arguments(arguments.begin() + 1, arguments.end()), world);
+}
+
+}  // namespace demist::cli

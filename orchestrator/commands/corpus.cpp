@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/corpus.hpp"
+
+#include <cstdio>
+
+#include "core/error.hpp"
+#include "orchestrator/commands/commands.hpp"
+#include "orchestrator/nearest.hpp"
+
+namespace demist::cli {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// "de=/data/news.de.txt.zst" or a bare path.
+data::CorpusInput input_of(const std::string& argument, const data::DocumentFormat& format) {
+  const std::size_t equals = argument.find('=');
+  const bool tagged = equals != std::string::npos && equals <= 8 && argument.find('/') > equals;
+  data::CorpusInput input;
+  input.path = tagged ? argument.substr(equals + 1) : argument;
+  if (tagged) input.language = argument.substr(0, equals);
+  input.format = format;
+  return input;
+}
+
+int build(const Arguments& arguments, const mpi::Comm& world) {
+  Options options("demist corpus build [LANGUAGE=]FILE... --tokenizer MODEL --output FOLDER",
+                  "Turns text into a corpus: a folder of HDF5 token shards and a manifest. Inputs\n"
+                  "are plain text or JSONL, gzip and zstd too; \"-\" is standard input. The same\n"
+                  "bits on any number of ranks (start it with mpirun), resumable.");
+  options.positional("FILE", 1, -1)
+      .value("tokenizer", "MODEL", "SentencePiece model (`demist tokenizer train`)")
+      .value("output", "FOLDER", "the corpus to make")
+      .value("name", "NAME", "name of the corpus; default: the folder's")
+      .value("format", "FORMAT", "text (an empty line ends a document) or jsonl")
+      .value("json-field", "NAME", "JSONL: field of the document; default: text")
+      .value("range-bytes", "BYTES", "input bytes of one task and shard; default: 16777216")
+      .value("max-invalid", "SHARE", "largest share of unreadable documents; default: 0.01");
+  if (!options.parse(arguments)) return 0;
+  if (!options.has("tokenizer") || !options.has("output"))
+    throw ConfigError("--tokenizer and --output are needed; see `demist corpus build --help`");
+  data::DocumentFormat format;
+  if (options.choice("format", {"text", "jsonl"}) == "jsonl")
+    format.format = data::TextFormat::jsonl;
+  format.json_field = options.get("json-field", format.json_field);
+  data::CorpusBuild plan;
+  plan.output = options.get("output", "");
+  plan.name = options.get("name", fs::absolute(plan.output).lexically_normal().filename().string());
+  plan.tokenizer = options.get("tokenizer", "");
+  plan.range_bytes = static_cast<std::uint64_t>(
+      options.integer("range-bytes", static_cast<std::int64_t>(plan.range_bytes), 4096));
+  plan.max_invalid_fraction = options.real("max-invalid", plan.max_invalid_fraction, 0);
+  for (const std::string& argument : options.positionals())
+    plan.inputs.push_back(input_of(argument, format));
+  const data::CorpusSummary summary = data::build_corpus(world, plan);
+  if (world.rank() == 0)
+    std::printf("%s: %llu documents, %llu tokens, %llu shards%s\n", plan.output.c_str(),
+                static_cast<unsigned long long>(summary.documents),
+                static_cast<unsigned long long>(summary.tokens),
+                static_cast<unsigned long long>(summary.shards),
+                summary.already_done ? " (done already)" : "");
+  return 0;
+}
+
+int verify(const Arguments& arguments, const mpi::Comm&) {
+  Options options("demist corpus verify FOLDER...",
+                  "Checks every shard of a corpus against its checksums.");
+  options.positional("FOLDER", 1, -1);
+  if (!options.parse(arguments)) return 0;
+  for (const std::string& folder : options.positionals()) {
+    data::verify_corpus(folder);
+    std::printf("%s: whole\n", folder.c_str());
+  }
+  return 0;
+}
+
+int show(const Arguments& arguments, const mpi::Comm&) {
+  Options options("demist corpus show FOLDER [options]",
+                  "Says what a corpus holds; with --tokenizer also its first documents as text.");
+  options.positional("FOLDER", 1, 1)
+      .value("tokenizer", "MODEL", "the tokenizer it was built with")
+      .value("documents", "N", "documents to show; default: 3");
+  if (!options.parse(arguments)) return 0;
+  const data::Corpus corpus(options.positionals().front());
+  std::printf(
+      "corpus     %s\ntokens     %llu\nshards     %zu\nvocabulary %lld\ntokenizer  %s\n"
+      "languages  %s\nhash       %s\n",
+      corpus.name().c_str(), static_cast<unsigned long long>(corpus.n_tokens()),
+      corpus.shards().size(), static_cast<long long>(corpus.vocab_size()),
+      corpus.tokenizer_hash().c_str(), join(corpus.languages(), " ").c_str(),
+      corpus.hash().c_str());
+  const auto model = options.find("tokenizer");
+  if (!model) return 0;
+  const data::Tokenizer tokenizer(*model);
+  if (tokenizer.hash() != corpus.tokenizer_hash())
+    throw DataError(*model + " is not the tokenizer of this corpus; its hash is " +
+                    tokenizer.hash());
+  auto left = options.integer("documents", 3, 0);
+  for (const data::Shard& shard : corpus.shards()) {
+    const auto offsets = shard.document_offsets();
+    for (std::size_t i = 0; i + 1 < offsets.size() && left > 0; ++i, --left) {
+      std::vector<std::int32_t> ids(offsets[i + 1] - offsets[i]);
+      shard.read(offsets[i], ids);
+      std::printf("\n[%s] %s\n", shard.header().languages.at(shard.document_language()[i]).c_str(),
+                  tokenizer.decode(ids).c_str());
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+int corpus(const Arguments& arguments, const mpi::Comm& world) {
+  return run_action("corpus", {{"build", build}, {"verify", verify}, {"show", show}}, arguments,
+                    world);
+}
+
+}  // namespace demist::cli

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/commands/commands.hpp"
+#include "orchestrator/config.hpp"
+#include "orchestrator/run_stage.hpp"
+
+namespace demist::cli {
+
+int train(const Arguments& arguments, const mpi::Comm& world) {
+  Options options("demist train RECIPE --stage NAME [options]",
+                  "Runs one stage of a recipe on the ranks that mpirun or srun started, from its\n"
+                  "newest checkpoint if it has one. SIGINT, SIGTERM and SIGUSR1 save and exit\n"
+                  "with code 75; a second SIGINT stops at once. (mpirun ends its ranks on SIGINT:\n"
+                  "send it SIGUSR1, or use `demist run`.)");
+  options.positional("RECIPE", 1, 1)
+      .value("stage", "NAME", "the stage to run")
+      .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
+      .value("progress", "STYLE", "auto, terminal (in place), lines or none");
+  if (!options.parse(arguments)) return 0;
+  const RunConfig run = load_recipe(find_recipe(options.positionals().front()), options.all("set"));
+  const std::string style = options.choice("progress", {"auto", "terminal", "lines", "none"});
+  ProgressStyle progress = detect_progress_style();
+  if (style == "terminal") progress = ProgressStyle::terminal;
+  if (style == "lines") progress = ProgressStyle::lines;
+  if (style == "none") progress = ProgressStyle::none;
+  if (!options.has("stage"))
+    throw ConfigError("--stage is missing; this recipe has: " + stage_names(run));
+  return static_cast<int>(run_stage(world, run, run.stage(*options.find("stage")), progress));
+}
+
+}  // namespace demist::cli

@@ -1,0 +1,125 @@
+// A recipe as values that cannot be wrong: parsed, checked and completed once, then read only.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/tensor.hpp"
+#include "data/corpus.hpp"
+#include "data/source.hpp"
+#include "data/tokenizer.hpp"
+#include "worker/config.hpp"
+#include "worker/evaluate/baseline.hpp"
+#include "worker/generate/sampler.hpp"
+
+namespace demist {
+
+namespace fs = std::filesystem;
+
+struct TokenizerConfig {
+  data::TokenizerTraining training;
+  fs::path model;        // trained there, or an existing file
+  bool trained = false;  // by this recipe's TOKENIZER stage
+};
+
+struct CorpusConfig {
+  data::CorpusBuild build;  // .output is the corpus folder
+  bool built = false;       // by this recipe's CORPUS stage
+};
+
+struct TaskConfig {
+  std::string name;
+  data::TaskFile file;
+  std::string train_split, valid_split, test_split;
+  std::uint64_t limit = 0;  // training pairs; 0: all
+  std::int32_t max_length = 512;
+};
+
+struct PrepareStage {
+  std::vector<std::string> command;
+  fs::path product;
+};
+struct TokenizerStage {};
+struct CorpusStage {};
+
+struct TrainingStage {
+  std::string start_from;          // empty: scratch
+  std::string corpus;              // PRETRAIN
+  std::string held_out;            // PRETRAIN: corpus name, or empty
+  std::vector<std::string> tasks;  // ADAPT
+  std::int64_t steps = 0;
+  data::BatchShape batch;
+  OptimizerConfig optimizer;
+  data::Noise noise;
+  float hidden_dropout = 0, attention_dropout = 0;
+  bool document_mask = false;
+  double language_alpha = 1;
+  std::int64_t evaluate_every = 0;  // 0: before and after only
+  std::int32_t held_out_micro_batches = 0;
+  bool on_tasks() const { return !tasks.empty(); }
+};
+
+enum class Metric { rouge_l, bleu };
+struct ScoreStage {
+  std::string start_from, task;
+  generate::SamplerOptions sampler;  // mask_id and seed are filled in when it runs
+  std::int32_t fixed_length = 0;     // 0: the reference's length
+  std::int64_t max_tokens = 4096;    // decoded together
+  Metric metric = Metric::rouge_l;
+  evaluate::Baseline baseline = evaluate::Baseline::lead;
+  std::int32_t samples = 10;
+  std::uint64_t limit = 0;
+};
+
+using StageWork =
+    std::variant<PrepareStage, TokenizerStage, CorpusStage, TrainingStage, ScoreStage>;
+struct StageConfig {
+  std::string name;
+  StageWork work;
+  fs::path folder;   // <run>/<name>
+  std::string hash;  // SHA-256 of every setting that its result depends on, earlier stages included
+  std::vector<std::string> depends_on;  // earlier stages whose results it uses, in order
+  fs::path checkpoints() const { return folder / "checkpoints"; }
+};
+
+struct RunConfig {
+  std::string name;
+  std::uint64_t seed = 1;
+  fs::path run_dir;
+  TokenizerConfig tokenizer;
+  std::vector<CorpusConfig> corpora;
+  std::vector<TaskConfig> tasks;
+  ModelConfig model;  // vocab 0: known when the tokenizer is
+  DType compute = DType::bf16;
+  Reduction reduction = Reduction::exact;
+  int ranks = 1, tensor_parallel = 1, threads = 0;  // threads 0: cores / ranks
+  double peak_gflops = 0;                           // 0: unknown
+  std::int64_t checkpoint_every = 0;                // 0: at the end only
+  int keep_last = 2;
+  std::vector<StageConfig> stages;
+  std::string resolved;  // the whole recipe as text, defaults and overrides filled in
+  std::string hash;      // SHA-256 of what changes results: not ranks, threads, folders, cadence
+
+  const StageConfig& stage(const std::string& name) const;  // throws ConfigError naming the stages
+  const CorpusConfig& corpus(const std::string& name) const;
+  const TaskConfig& task(const std::string& name) const;
+};
+
+// Reads a recipe and applies "path=value" overrides in order. Throws ConfigError:
+// "file:line:column: field: problem; remedy".
+RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& overrides = {});
+// The same for text that came from `file` (its folder anchors relative paths).
+RunConfig parse_recipe(const std::string& text, const fs::path& file,
+                       const std::vector<std::string>& overrides = {});
+
+// The file a user means by "quickstart": itself, configs/quickstart.textproto below the current
+// folder, or the same below the installed share folder. Throws ConfigError naming where it looked.
+fs::path find_recipe(const std::string& name);
+
+}  // namespace demist

@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <map>
+#include <regex>
+
+#include "orchestrator/config_recipe.hpp"
+#include "orchestrator/nearest.hpp"
+
+namespace demist::config {
+namespace {
+
+using recipe::Recipe;
+using recipe::Stage;
+
+bool is_training(const Stage& stage) {
+  return stage.kind() == Stage::PRETRAIN || stage.kind() == Stage::ADAPT;
+}
+
+template <class List>
+std::vector<std::string> names_of(const List& list) {
+  std::vector<std::string> known;
+  for (const auto& element : list) known.push_back(element.name());
+  return known;
+}
+
+bool contains(const std::vector<std::string>& words, const std::string& word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+// Names must exist, be usable as a folder, and differ.
+template <class List>
+void check_names(ParsedRecipe& recipe, const std::string& field, const List& list) {
+  static const std::regex word("[A-Za-z0-9_][A-Za-z0-9_.-]*");
+  std::vector<std::string> seen;
+  for (int i = 0; i < list.size(); ++i) {
+    const std::string path = field + "." + std::to_string(i) + ".name";
+    const std::string& name = list[i].name();
+    recipe.require(!name.empty(), path, "is missing", "give every element a name");
+    recipe.require(std::regex_match(name, word), path, "\"" + name + "\" cannot name a folder",
+                   "use letters, digits, '-', '_' and '.'");
+    recipe.require(!contains(seen, name), path, "\"" + name + "\" is used twice",
+                   "rename one of them");
+    seen.push_back(name);
+  }
+}
+
+const std::map<Stage::Kind, std::vector<std::string>>& fields_of_kind() {
+  static const std::map<Stage::Kind, std::vector<std::string>> fields = {
+      {Stage::PREPARE, {"command", "product"}},
+      {Stage::TOKENIZER, {}},
+      {Stage::CORPUS, {}},
+      {Stage::PRETRAIN,
+       {"start_from", "corpus", "held_out", "steps", "batch", "optimizer", "mlm", "rdm",
+        "hidden_dropout", "attention_dropout", "document_mask", "language_alpha", "evaluate"}},
+      {Stage::ADAPT,
+       {"start_from", "tasks", "steps", "batch", "optimizer", "rdm", "hidden_dropout",
+        "attention_dropout", "evaluate"}},
+      {Stage::SCORE,
+       {"start_from", "tasks", "decoding", "metric", "baseline", "samples", "limit"}}};
+  return fields;
+}
+
+void check_fields_of_stage(ParsedRecipe& recipe, const Stage& stage) {
+  const std::string path = "stages." + stage.name() + ".";
+  const std::string kind = Stage::Kind_Name(stage.kind());
+  recipe.require(stage.kind() != Stage::UNSET, path + "kind", "is missing",
+                 "use one of " + join(names(Stage::Kind_descriptor()), ", "));
+  const std::vector<std::string>& allowed = fields_of_kind().at(stage.kind());
+  std::vector<const pb::FieldDescriptor*> present;
+  stage.GetReflection()->ListFields(stage, &present);
+  for (const pb::FieldDescriptor* field : present) {
+    const std::string& name = field->name();
+    recipe.require(name == "name" || name == "kind" || contains(allowed, name), path + name,
+                   "has no meaning in a stage of kind " + kind,
+                   allowed.empty() ? "remove it" : "remove it, or use: " + join(allowed, ", "));
+  }
+  recipe.require(!(stage.has_mlm() && stage.has_rdm()), path + "rdm", "excludes mlm",
+                 "a stage has one kind of noise: remove one");
+  recipe.require(stage.kind() != Stage::ADAPT || !stage.batch().has_sequence_length(),
+                 path + "batch.sequence_length", "has no meaning in a stage of kind ADAPT",
+                 "set max_length of its tasks instead");
+}
+
+// `value` must name an element of a list of the recipe.
+void check_reference(ParsedRecipe& recipe, const std::string& path, const std::string& value,
+                     const std::string& list, const std::vector<std::string>& known) {
+  recipe.require(!value.empty(), path, "is missing",
+                 "name one of the recipe's " + list + ": " + join(known, ", "));
+  recipe.require(contains(known, value), path, "\"" + value + "\" is not among the " + list,
+                 known.empty() ? "add it to " + list : "known are: " + join(known, ", "));
+}
+
+void check_start(ParsedRecipe& recipe, const Stage& stage,
+                 const std::vector<std::string>& earlier_training) {
+  const std::string path = "stages." + stage.name() + ".start_from";
+  const std::string& from = stage.start_from();
+  const bool may_be_scratch = is_training(stage);
+  if (may_be_scratch && from == "scratch") return;
+  const std::string choices = join(earlier_training, ", ");
+  std::string remedy = choices.empty() ? "no training stage stands before this one"
+                                       : "earlier training stages are: " + choices;
+  if (may_be_scratch) remedy += "; or start from \"scratch\"";
+  recipe.require(!from.empty(), path, "is missing", remedy);
+  recipe.require(contains(earlier_training, from), path,
+                 "\"" + from + "\" is not an earlier training stage", remedy);
+}
+
+struct Range {
+  double low, high;
+  const char* words;
+};
+constexpr Range kFraction{0, 1, "between 0 and 1"};
+constexpr Range kPositive{1e-300, 1e300, "greater than 0"};
+constexpr Range kNotNegative{0, 1e300, "0 or greater"};
+constexpr Range kAtLeastOne{1, 1e300, "1 or greater"};
+constexpr Range kBelowOne{0, 0.999999999, "at least 0 and below 1"};
+
+std::string number(double value) {
+  std::string text = std::to_string(value);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.back() == '.') text.pop_back();
+  return text;
+}
+
+void check_range(ParsedRecipe& recipe, const std::string& path, double value, const Range& range) {
+  recipe.require(value >= range.low && value <= range.high, path, "is " + number(value),
+                 std::string("must be ") + range.words);
+}
+
+void check_model(ParsedRecipe& recipe) {
+  const recipe::Model& m = recipe.message().model();
+  const int tensor = recipe.message().parallel().tensor();
+  for (const auto& [field, value] : {std::pair{"layers", m.layers()},
+                                     {"hidden", m.hidden()},
+                                     {"heads", m.heads()},
+                                     {"ffn", m.ffn()}})
+    check_range(recipe, std::string("model.") + field, value, kAtLeastOne);
+  check_range(recipe, "model.hidden_dropout", m.hidden_dropout(), kBelowOne);
+  check_range(recipe, "model.attention_dropout", m.attention_dropout(), kBelowOne);
+  recipe.require(
+      m.hidden() % m.heads() == 0, "model.heads",
+      std::to_string(m.heads()) + " heads do not divide hidden = " + std::to_string(m.hidden()),
+      "choose heads among the divisors of hidden");
+  recipe.require(tensor == 1 || tensor == 2 || tensor == 4 || tensor == 8, "parallel.tensor",
+                 "is " + std::to_string(tensor), "must be 1, 2, 4 or 8");
+  recipe.require(m.heads() % tensor == 0 && m.ffn() % tensor == 0, "parallel.tensor",
+                 std::to_string(tensor) + " does not divide heads = " + std::to_string(m.heads()) +
+                     " and ffn = " + std::to_string(m.ffn()),
+                 "lower it");
+}
+
+void check_parallel(ParsedRecipe& recipe) {
+  const recipe::Parallel& p = recipe.message().parallel();
+  check_range(recipe, "parallel.ranks", p.ranks(), kAtLeastOne);
+  check_range(recipe, "parallel.threads", p.threads(), kNotNegative);
+  check_range(recipe, "parallel.peak_gflops", p.peak_gflops(), kNotNegative);
+  recipe.require(p.ranks() % p.tensor() == 0, "parallel.ranks",
+                 std::to_string(p.ranks()) +
+                     " ranks are not a multiple of tensor = " + std::to_string(p.tensor()),
+                 "change one of them");
+  check_range(recipe, "checkpoint.every_steps", recipe.message().checkpoint().every_steps(),
+              kNotNegative);
+  check_range(recipe, "checkpoint.keep_last", recipe.message().checkpoint().keep_last(),
+              kNotNegative);
+}
+
+void check_inputs(ParsedRecipe& recipe) {
+  const Recipe& r = recipe.message();
+  const auto has = [&](Stage::Kind kind) {
+    return std::any_of(r.stages().begin(), r.stages().end(),
+                       [&](const Stage& stage) { return stage.kind() == kind; });
+  };
+  const bool trains = has(Stage::TOKENIZER), exists = !r.tokenizer().model().empty();
+  recipe.require(!(trains && exists), "tokenizer.model", "is given, and a stage trains another",
+                 "remove the TOKENIZER stage or this field");
+  recipe.require(!trains || !r.tokenizer().inputs().empty(), "tokenizer.inputs", "is missing",
+                 "name the text files to train the tokenizer on");
+  recipe.require(trains || exists || !(has(Stage::PRETRAIN) || has(Stage::ADAPT)), "tokenizer",
+                 "there is none", "add a TOKENIZER stage, or set tokenizer.model");
+  if (!exists)
+    check_range(recipe, "tokenizer.pieces", r.tokenizer().pieces(), {10, 16e6, "10 or greater"});
+  for (const recipe::Corpus& corpus : r.corpora()) {
+    const std::string path = "corpora." + corpus.name();
+    recipe.require(corpus.folder().empty() != corpus.inputs().empty(), path,
+                   "needs inputs or a folder, and not both", "give one of them");
+    recipe.require(corpus.inputs().empty() || has(Stage::CORPUS), path, "no stage builds it",
+                   "add a stage of kind CORPUS, or set folder");
+    check_range(recipe, path + ".range_bytes", static_cast<double>(corpus.range_bytes()),
+                {4096, 1e15, "4096 or greater"});
+    check_range(recipe, path + ".max_invalid", corpus.max_invalid(), kFraction);
+    for (int i = 0; i < corpus.inputs_size(); ++i)
+      recipe.require(!corpus.inputs(i).path().empty(),
+                     path + ".inputs." + std::to_string(i) + ".path", "is missing", "name a file");
+  }
+  for (const recipe::Task& task : r.tasks()) {
+    const std::string path = "tasks." + task.name();
+    recipe.require(!task.file().empty(), path + ".file", "is missing", "name a TSV or JSONL file");
+    recipe.require(task.template_().find("{prompt}") != std::string::npos, path + ".template",
+                   "does not contain {prompt}", "say where the prompt's text goes");
+    check_range(recipe, path + ".ratio", task.ratio(), kPositive);
+    check_range(recipe, path + ".limit", static_cast<double>(task.limit()), kNotNegative);
+    check_range(recipe, path + ".max_length", task.max_length(), {4, 1e9, "4 or greater"});
+  }
+}
+
+void check_optimizer(ParsedRecipe& recipe, const Stage& stage) {
+  const std::string path = "stages." + stage.name() + ".optimizer.";
+  const recipe::Optimizer& o = stage.optimizer();
+  recipe.require(o.has_lr(), path + "lr", "is missing", "set the peak learning rate");
+  check_range(recipe, path + "lr", o.lr(), kPositive);
+  check_range(recipe, path + "final_fraction", o.final_fraction(), kFraction);
+  check_range(recipe, path + "beta1", o.beta1(), kBelowOne);
+  check_range(recipe, path + "beta2", o.beta2(), kBelowOne);
+  check_range(recipe, path + "epsilon", o.epsilon(), kPositive);
+  check_range(recipe, path + "weight_decay", o.weight_decay(), kNotNegative);
+  check_range(recipe, path + "clip_norm", o.clip_norm(), kNotNegative);
+  recipe.require(
+      o.warmup_steps() >= 0 && o.warmup_steps() <= stage.steps(), path + "warmup_steps",
+      std::to_string(o.warmup_steps()) + " of " + std::to_string(stage.steps()) + " steps",
+      "must be between 0 and the stage's steps");
+}
+
+void check_noise(ParsedRecipe& recipe, const Stage& stage) {
+  const std::string path = "stages." + stage.name() + ".";
+  if (stage.has_mlm()) {
+    const recipe::Mlm& m = stage.mlm();
+    check_range(recipe, path + "mlm.mask_fraction", m.mask_fraction(), kFraction);
+    check_range(recipe, path + "mlm.mask_fraction", m.mask_fraction(), kPositive);
+    check_range(recipe, path + "mlm.keep_fraction", m.keep_fraction(), kFraction);
+    check_range(recipe, path + "mlm.random_fraction", m.random_fraction(), kFraction);
+    recipe.require(m.keep_fraction() + m.random_fraction() <= 1, path + "mlm.keep_fraction",
+                   "keep_fraction + random_fraction is more than 1", "lower one of them");
+  } else {
+    check_range(recipe, path + "rdm.time_steps", stage.rdm().time_steps(), kAtLeastOne);
+    check_range(recipe, path + "rdm.label_smoothing", stage.rdm().label_smoothing(), kBelowOne);
+  }
+}
+
+// The longest sequence must fit the position table and a micro-batch.
+void check_length(ParsedRecipe& recipe, const Stage& stage, const std::string& path, int length) {
+  const int positions = recipe.message().model().positions();
+  const std::int64_t copies = stage.has_rdm() && stage.rdm().coupled() ? 2 : 1;
+  recipe.require(length + 2 <= positions, path,
+                 std::to_string(length) + " tokens need model.positions >= " +
+                     std::to_string(length + 2) + ", it is " + std::to_string(positions),
+                 "lower it, or raise model.positions");
+  recipe.require(stage.batch().max_tokens() >= copies * length,
+                 "stages." + stage.name() + ".batch.max_tokens",
+                 std::to_string(stage.batch().max_tokens()) + " tokens hold no sequence of " +
+                     std::to_string(length) + (copies == 2 ? " in two coupled copies" : ""),
+                 "raise it to at least " + std::to_string(copies * length));
+}
+
+void check_training(ParsedRecipe& recipe, const Stage& stage) {
+  const Recipe& r = recipe.message();
+  const std::string path = "stages." + stage.name() + ".";
+  recipe.require(stage.has_steps(), path + "steps", "is missing", "set the number of updates");
+  check_range(recipe, path + "steps", static_cast<double>(stage.steps()), kAtLeastOne);
+  check_range(recipe, path + "batch.micro_batches", stage.batch().micro_batches(), kAtLeastOne);
+  check_range(recipe, path + "hidden_dropout", stage.hidden_dropout(), kBelowOne);
+  check_range(recipe, path + "attention_dropout", stage.attention_dropout(), kBelowOne);
+  check_range(recipe, path + "evaluate.every_steps",
+              static_cast<double>(stage.evaluate().every_steps()), kNotNegative);
+  check_range(recipe, path + "evaluate.micro_batches", stage.evaluate().micro_batches(),
+              kAtLeastOne);
+  check_optimizer(recipe, stage);
+  check_noise(recipe, stage);
+  if (stage.kind() == Stage::PRETRAIN) {
+    check_reference(recipe, path + "corpus", stage.corpus(), "corpora", names_of(r.corpora()));
+    if (!stage.held_out().empty())
+      check_reference(recipe, path + "held_out", stage.held_out(), "corpora",
+                      names_of(r.corpora()));
+    check_range(recipe, path + "language_alpha", stage.language_alpha(), kNotNegative);
+    check_range(recipe, path + "batch.sequence_length", stage.batch().sequence_length(),
+                {8, 1e9, "8 or greater"});
+    check_length(recipe, stage, path + "batch.sequence_length", stage.batch().sequence_length());
+    return;
+  }
+  recipe.require(!stage.tasks().empty(), path + "tasks", "is missing",
+                 "name one of the recipe's tasks: " + join(names_of(r.tasks()), ", "));
+  for (int i = 0; i < stage.tasks_size(); ++i) {
+    const std::string element = path + "tasks." + std::to_string(i);
+    check_reference(recipe, path + "tasks", stage.tasks(i), "tasks", names_of(r.tasks()));
+    for (const recipe::Task& task : r.tasks())
+      if (task.name() == stage.tasks(i))
+        check_length(recipe, stage, "tasks." + task.name() + ".max_length", task.max_length());
+  }
+}
+
+void check_score(ParsedRecipe& recipe, const Stage& stage) {
+  const std::string path = "stages." + stage.name() + ".";
+  recipe.require(stage.tasks_size() == 1, path + "tasks",
+                 std::to_string(stage.tasks_size()) + " tasks", "a SCORE stage scores exactly one");
+  check_reference(recipe, path + "tasks", stage.tasks(0), "tasks",
+                  names_of(recipe.message().tasks()));
+  const recipe::Decoding& d = stage.decoding();
+  check_range(recipe, path + "decoding.steps", d.steps(), kAtLeastOne);
+  check_range(recipe, path + "decoding.temperature", d.temperature(), kNotNegative);
+  check_range(recipe, path + "decoding.max_tokens", static_cast<double>(d.max_tokens()),
+              kAtLeastOne);
+  recipe.require((d.length() == recipe::Decoding::FIXED) == (d.length_tokens() > 0),
+                 path + "decoding.length_tokens",
+                 d.length_tokens() > 0 ? "is given, but length is not FIXED" : "is missing",
+                 "length: FIXED and length_tokens go together");
+  check_range(recipe, path + "samples", stage.samples(), kNotNegative);
+  check_range(recipe, path + "limit", static_cast<double>(stage.limit()), kNotNegative);
+}
+
+}  // namespace
+
+void check_presence(ParsedRecipe& recipe) {
+  Recipe& r = recipe.message();
+  static const std::regex word("[A-Za-z0-9_][A-Za-z0-9_.-]*");
+  recipe.require(std::regex_match(r.name(), word), "name",
+                 r.name().empty() ? "is missing" : "\"" + r.name() + "\" cannot name a folder",
+                 "use letters, digits, '-', '_' and '.'");
+  check_names(recipe, "corpora", r.corpora());
+  check_names(recipe, "tasks", r.tasks());
+  check_names(recipe, "stages", r.stages());
+  recipe.require(!r.stages().empty(), "stages", "there are none", "add at least one stage");
+  const Recipe copy = r;  // pointing at a field may add an empty message around it
+  for (const Stage& stage : copy.stages()) check_fields_of_stage(recipe, stage);
+}
+
+void check_values(ParsedRecipe& recipe) {
+  const Recipe r = recipe.message();
+  check_inputs(recipe);
+  check_parallel(recipe);
+  std::vector<std::string> earlier_training;
+  bool model_checked = false;
+  for (const Stage& stage : r.stages()) {
+    const std::string path = "stages." + stage.name() + ".";
+    if (stage.kind() == Stage::PREPARE) {
+      recipe.require(!stage.command().empty(), path + "command", "is missing",
+                     "name the program and its arguments");
+      recipe.require(!stage.product().empty(), path + "product", "is missing",
+                     "name a file that exists when the command has succeeded");
+    }
+    if (is_training(stage)) {
+      if (!model_checked) check_model(recipe);
+      model_checked = true;
+      check_start(recipe, stage, earlier_training);
+      check_training(recipe, stage);
+      earlier_training.push_back(stage.name());
+    }
+    if (stage.kind() == Stage::SCORE) {
+      check_start(recipe, stage, earlier_training);
+      check_score(recipe, stage);
+    }
+  }
+}
+
+}  // namespace demist::config

@@ -1,0 +1,22 @@
+// Child processes: start one, wait for it, pass signals on.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace demist {
+
+struct ProcessSpec {
+  std::vector<std::string> command;                // program (looked up in PATH) and arguments
+  std::map<std::string, std::string> environment;  // added to ours
+};
+
+// Runs it in a process group of its own, so that a Ctrl-C in the terminal reaches only us. While it
+// runs, `watch` is called several times a second with the child's process id (for passing signals
+// on). Returns its exit code, or 128 + signal. Throws EnvironmentError when it cannot be started.
+int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch = {});
+
+}  // namespace demist

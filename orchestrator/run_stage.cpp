@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/run_stage.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+
+#include "core/checksum.hpp"
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/log.hpp"
+#include "core/parallel_for.hpp"
+#include "data/corpus.hpp"
+#include "orchestrator/nearest.hpp"
+#include "orchestrator/process.hpp"
+#include "orchestrator/score_stage.hpp"
+#include "orchestrator/stage_state.hpp"
+#include "orchestrator/train_stage.hpp"
+
+namespace demist {
+namespace {
+
+// Runs the command that makes the raw text, unless its product exists. Returns the product's hash.
+std::string prepare(const PrepareStage& work) {
+  if (!fs::exists(work.product)) {
+    log::info("running " + join(work.command, " "));
+    const int code = run_process({work.command, {}});
+    if (code != 0)
+      throw DataError(work.command.front() + " failed with code " + std::to_string(code) +
+                      "; run it by hand to see why: " + join(work.command, " "));
+    if (!fs::exists(work.product))
+      throw DataError(work.command.front() + " ended well but made no " + work.product.string() +
+                      "; correct the stage's `product`");
+  }
+  return sha256_hex(read_file(work.product));
+}
+
+std::string make_tokenizer(const RunConfig& run) {
+  const auto made = data::train_tokenizer(run.tokenizer.training, run.tokenizer.model);
+  const data::Tokenizer tokenizer(run.tokenizer.model);
+  log::info("tokenizer: vocabulary " + std::to_string(tokenizer.vocab_size()) + " from " +
+            std::to_string(made.sampled_bytes) + " of " + std::to_string(made.bytes) + " bytes");
+  return tokenizer.hash();
+}
+
+std::string build_corpora(const mpi::Comm& world, const RunConfig& run) {
+  std::string hashes;
+  for (const CorpusConfig& corpus : run.corpora) {
+    if (!corpus.built) continue;
+    const data::CorpusSummary summary = data::build_corpus(world, corpus.build);
+    log::info("corpus " + corpus.build.name + ": " + std::to_string(summary.documents) +
+              " documents, " + std::to_string(summary.tokens) + " tokens, " +
+              std::to_string(summary.shards) + " shards");
+    mpi::together(world, "open corpus",
+                  [&] { hashes += data::Corpus(corpus.build.output).hash() + "\n"; });
+  }
+  return sha256_hex(hashes);
+}
+
+int usable_cores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  return sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
+}
+
+void set_threads(const mpi::Comm& world, const RunConfig& run) {
+  const mpi::Comm node = world.split_node();
+  const int threads = run.threads > 0 ? run.threads : std::max(1, usable_cores() / node.size());
+  use_threads(threads, node.rank(), node.size());
+}
+
+void open_log(const mpi::Comm& world, const fs::path& run_dir) {
+  const fs::path folder = run_dir / "logs";
+  fs::create_directories(folder);
+  const std::string number = std::to_string(world.rank());
+  log::open_file(folder / ("rank-" + std::string(number.size() < 4 ? 4 - number.size() : 0, '0') +
+                           number + ".log"));
+}
+
+void refuse_if_changed(const StageConfig& stage, StageStatus status) {
+  if (status == StageStatus::changed)
+    throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
+                      " holds work made with other settings or inputs; choose another run with "
+                      "--set run_dir=..., or redo it with `demist run --redo`");
+}
+
+}  // namespace
+
+std::string stage_names(const RunConfig& run) {
+  std::vector<std::string> known;
+  for (const StageConfig& stage : run.stages) known.push_back(stage.name);
+  return join(known, ", ");
+}
+
+ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
+                   ProgressStyle progress) {
+  StageState state;
+  StageStatus status = StageStatus::absent;
+  mpi::together(world, "open stage " + stage.name, [&] {
+    open_log(world, run.run_dir);
+    state.key = stage_key(run, stage);
+    status = status_of(stage, state.key);
+    refuse_if_changed(stage, status);
+    if (status == StageStatus::started) state = *read_started(stage);
+  });
+  if (status == StageStatus::done) {
+    log::info("stage " + stage.name + " is done already");
+    return ExitCode::done;
+  }
+  const double begin = steady_seconds(), spent = state.seconds;
+  mpi::together(world, "start stage " + stage.name, [&] {
+    if (world.rank() == 0) write_started(stage, state);
+  });
+
+  ExitCode code = ExitCode::done;
+  state.output = state.key;
+  set_threads(world, run);
+  if (const auto* work = std::get_if<PrepareStage>(&stage.work))
+    mpi::together(world, "prepare", [&] {
+      if (world.rank() == 0) state.output = prepare(*work);
+    });
+  else if (std::holds_alternative<TokenizerStage>(stage.work))
+    mpi::together(world, "train tokenizer", [&] {
+      if (world.rank() == 0) state.output = make_tokenizer(run);
+    });
+  else if (std::holds_alternative<CorpusStage>(stage.work))
+    state.output = build_corpora(world, run);
+  else if (std::holds_alternative<TrainingStage>(stage.work))
+    code = train_stage(world, run, stage, progress, state);
+  else
+    state.score = score_stage(world, run, stage);
+
+  mpi::together(world, "finish stage " + stage.name, [&] {
+    state.seconds = spent + steady_seconds() - begin;
+    if (world.rank() != 0) return;
+    if (code == ExitCode::done)
+      write_done(stage, state);
+    else
+      write_started(stage, state);
+  });
+  return code;
+}
+
+}  // namespace demist

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/stage_state.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "core/checksum.hpp"
+#include "core/error.hpp"
+#include "core/file.hpp"
+
+namespace demist {
+namespace {
+
+using nlohmann::ordered_json;
+
+std::optional<StageState> read_state(const fs::path& path) {
+  if (!fs::exists(path)) return std::nullopt;
+  try {
+    return stage_state_from_json(read_file(path));
+  } catch (const Error& error) {
+    throw DataError(path.string() + ": " + error.what() + "; delete the stage's folder to redo it");
+  }
+}
+
+void write_state(const fs::path& path, const StageState& state) {
+  fs::create_directories(path.parent_path());
+  atomic_write(path, to_json(state) + "\n");
+}
+
+std::optional<double> optional_number(const ordered_json& json, const char* name) {
+  if (!json.contains(name) || json.at(name).is_null()) return std::nullopt;
+  return json.at(name).get<double>();
+}
+
+}  // namespace
+
+std::string to_json(const StageState& state) {
+  ordered_json json{{"key", state.key}, {"output", state.output}, {"seconds", state.seconds}};
+  if (state.held_out_before) json["held_out_before"] = *state.held_out_before;
+  if (state.held_out_after) json["held_out_after"] = *state.held_out_after;
+  if (state.score)
+    json["score"] = {{"metric", state.score->metric},
+                     {"score", state.score->score},
+                     {"score_baseline", state.score->baseline},
+                     {"baseline", state.score->baseline_name},
+                     {"examples", state.score->examples}};
+  return json.dump(1);
+}
+
+StageState stage_state_from_json(const std::string& text) {
+  try {
+    const auto json = ordered_json::parse(text);
+    StageState state;
+    state.key = json.at("key");
+    state.output = json.at("output");
+    state.seconds = json.at("seconds");
+    state.held_out_before = optional_number(json, "held_out_before");
+    state.held_out_after = optional_number(json, "held_out_after");
+    if (json.contains("score")) {
+      const auto& s = json.at("score");
+      state.score = Score{s.at("metric"), s.at("score"), s.at("score_baseline"), s.at("baseline"),
+                          s.at("examples")};
+    }
+    return state;
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError(std::string("stage state is damaged: ") + error.what());
+  }
+}
+
+std::optional<StageState> read_started(const StageConfig& stage) {
+  return read_state(stage.folder / "started.json");
+}
+std::optional<StageState> read_done(const StageConfig& stage) {
+  return read_state(stage.folder / "done.json");
+}
+void write_started(const StageConfig& stage, const StageState& state) {
+  write_state(stage.folder / "started.json", state);
+}
+void write_done(const StageConfig& stage, const StageState& state) {
+  write_state(stage.folder / "done.json", state);
+}
+
+std::string stage_key(const RunConfig& run, const StageConfig& stage) {
+  std::string text = stage.hash;
+  for (const std::string& name : stage.depends_on) {
+    const auto done = read_done(run.stage(name));
+    if (!done)
+      throw ConfigError("stage " + stage.name + " needs stage " + name + ", which is not done in " +
+                        run.run_dir.string() + "; `demist run` runs the stages in order");
+    text += "\n" + name + " " + done->output;
+  }
+  return sha256_hex(text);
+}
+
+StageStatus status_of(const StageConfig& stage, const std::string& key) {
+  if (const auto done = read_done(stage))
+    return done->key == key ? StageStatus::done : StageStatus::changed;
+  if (const auto started = read_started(stage))
+    return started->key == key ? StageStatus::started : StageStatus::changed;
+  return StageStatus::absent;
+}
+
+void forget(const StageConfig& stage) { fs::remove_all(stage.folder); }
+
+}  // namespace demist

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/supervisor.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <thread>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/log.hpp"
+#include "orchestrator/process.hpp"
+#include "orchestrator/signals.hpp"
+#include "orchestrator/stage_state.hpp"
+#include "orchestrator/summary.hpp"
+
+namespace demist {
+namespace {
+
+bool uses_all_ranks(const StageConfig& stage) {
+  return !std::holds_alternative<PrepareStage>(stage.work) &&
+         !std::holds_alternative<TokenizerStage>(stage.work);
+}
+
+// Passes a stop request on. The first: SIGUSR1, which mpirun hands to its ranks (on SIGINT or
+// SIGTERM it would kill them before they have saved). The second: SIGTERM, and SIGKILL for what is
+// left.
+class SignalRelay {
+ public:
+  void operator()(int pid) {
+    if (signals_.count() >= 1 && asked_at_ == 0) {
+      asked_at_ = steady_seconds();
+      log::info("saving and stopping; press Ctrl-C again to stop at once");
+      ::kill(-pid, SIGUSR1);
+    }
+    if (signals_.count() >= 2 && ended_at_ == 0) {
+      ended_at_ = steady_seconds();
+      ::kill(-pid, SIGTERM);
+    }
+    if (ended_at_ > 0 && steady_seconds() > ended_at_ + kPatienceSeconds) ::kill(-pid, SIGKILL);
+  }
+  bool interrupted() const { return signals_.requested(); }
+
+ private:
+  static constexpr double kPatienceSeconds = 2;
+  StopSignals signals_{StopSignals::Second::is_counted};
+  double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
+};
+
+void skip_or_refuse(const StageConfig& stage, StageStatus status, bool redo) {
+  if (status != StageStatus::changed) return;
+  if (!redo)
+    throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
+                      " holds work made with other settings or inputs; add --redo to delete and "
+                      "repeat it, or choose another run with --set run_dir=...");
+  log::info("stage " + stage.name + ": made with other settings or inputs; doing it again");
+  forget(stage);
+}
+
+// Runs one stage until it is done; the exit code of its processes otherwise.
+int run_to_end(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
+               SignalRelay& relay) {
+  const std::string program = fs::read_symlink("/proc/self/exe").string();
+  const ProcessSpec spec{stage_command(options, program, stage),
+                         stage_environment(options, run.threads, ::geteuid() == 0)};
+  constexpr auto requeue = static_cast<int>(ExitCode::requeue);
+  int code = requeue;
+  while (code == requeue && !relay.interrupted()) code = run_process(spec, std::ref(relay));
+  return code;
+}
+
+void report(const RunConfig& run) {
+  const RunSummary summary = summarize(run);
+  atomic_write(run.run_dir / "summary.json", to_json(summary) + "\n");
+  for (const StageConfig& stage : run.stages) {
+    const auto* score = std::get_if<ScoreStage>(&stage.work);
+    if (score == nullptr) continue;
+    const std::string text =
+        format_samples(read_file(stage.folder / "samples.jsonl"), score->samples);
+    std::fputs(text.c_str(), stdout);
+  }
+  std::printf("\n%s\n%s\n", format_table(summary).c_str(), (run.run_dir / "summary.json").c_str());
+}
+
+}  // namespace
+
+std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
+                                       const StageConfig& stage) {
+  std::vector<std::string> command;
+  if (options.ranks > 1 && uses_all_ranks(stage))
+    command = {"mpirun",          "--quiet",   "-n",  std::to_string(options.ranks),
+               "--oversubscribe", "--bind-to", "none"};
+  command.insert(command.end(), {program, "train", options.recipe, "--stage", stage.name});
+  for (const std::string& assignment : options.overrides)
+    command.insert(command.end(), {"--set", assignment});
+  static const std::map<ProgressStyle, std::string> styles = {{ProgressStyle::terminal, "terminal"},
+                                                              {ProgressStyle::lines, "lines"},
+                                                              {ProgressStyle::none, "none"}};
+  command.insert(command.end(), {"--progress", styles.at(options.progress)});
+  return command;
+}
+
+std::map<std::string, std::string> stage_environment(const SupervisorOptions& options, int threads,
+                                                     bool root) {
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int share = threads > 0 ? threads : std::max(1, cores / options.ranks);
+  // The program pins its own threads, each rank to its share of the cores.
+  std::map<std::string, std::string> environment{{"OMP_NUM_THREADS", std::to_string(share)},
+                                                 {"OMP_DYNAMIC", "false"}};
+  if (root) {  // the user runs us as root already; mpirun would refuse
+    environment.emplace("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    environment.emplace("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+  }
+  return environment;
+}
+
+int supervise(const RunConfig& run, const SupervisorOptions& options) {
+  fs::create_directories(run.run_dir);
+  atomic_write(run.run_dir / "recipe.textproto", run.resolved);
+  SignalRelay relay;
+  for (const StageConfig& stage : run.stages) {
+    const std::string key = stage_key(run, stage);
+    const StageStatus status = status_of(stage, key);
+    skip_or_refuse(stage, status, options.redo);
+    if (status == StageStatus::done) {
+      log::info("stage " + stage.name + " is done already");
+      continue;
+    }
+    log::info("stage " + stage.name + (status == StageStatus::started ? " (goes on)" : ""));
+    const int code = run_to_end(run, options, stage, relay);
+    if (code != 0) {
+      log::warning("stage " + stage.name + " ended with code " + std::to_string(code) +
+                   "; run the same command to go on from there");
+      return code;
+    }
+  }
+  report(run);
+  return 0;
+}
+
+}  // namespace demist

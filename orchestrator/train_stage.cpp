@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/train_stage.hpp"
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/log.hpp"
+#include "kernels/backend.hpp"
+#include "orchestrator/control_channel.hpp"
+#include "orchestrator/coordinator.hpp"
+#include "orchestrator/metrics_file.hpp"
+#include "orchestrator/signals.hpp"
+#include "orchestrator/stage_data.hpp"
+#include "worker/checkpoint/checkpoint.hpp"
+#include "worker/trainer.hpp"
+
+namespace demist {
+namespace {
+
+TrainerConfig trainer_config(const RunConfig& run, const StageConfig& stage,
+                             const StageData& data) {
+  const auto& work = std::get<TrainingStage>(stage.work);
+  TrainerConfig config;
+  config.stage = stage.name;
+  config.model = run.model;
+  config.model.vocab = data.vocab;
+  config.model.hidden_dropout = work.hidden_dropout;
+  config.model.attention_dropout = work.attention_dropout;
+  config.optimizer = work.optimizer;
+  config.reduction = run.reduction;
+  config.compute = run.compute;
+  config.seed = run.seed;
+  config.tensor_parallel = run.tensor_parallel;
+  config.recipe_hash = stage.hash;
+  config.tokenizer_hash = data.tokenizer_hash;
+  config.data_hash = data.data_hash;
+  config.noise_json = data.noise_json;
+  return config;
+}
+
+// The newest good checkpoint below `root`, chosen by rank 0 so that all ranks read the same one.
+std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const fs::path& root) {
+  std::string directory;
+  mpi::together(world, "find checkpoint", [&] {
+    if (world.rank() != 0) return;
+    if (const auto latest = checkpoint::open_latest(root)) directory = latest->directory().string();
+  });
+  directory = world.broadcast(directory, 0);
+  std::optional<checkpoint::Checkpoint> opened;
+  mpi::together(world, "open checkpoint", [&] {
+    if (!directory.empty()) opened.emplace(directory);
+  });
+  return opened;
+}
+
+void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
+                Trainer& trainer) {
+  const auto& work = std::get<TrainingStage>(stage.work);
+  if (const auto own = open_on_all(world, stage.checkpoints())) {
+    trainer.resume(*own);
+    log::info("stage " + stage.name + " goes on from step " + std::to_string(trainer.step()));
+    return;
+  }
+  if (work.start_from.empty()) return trainer.initialize();
+  const fs::path source = run.stage(work.start_from).checkpoints();
+  const auto start = open_on_all(world, source);
+  if (!start)
+    throw CheckpointError(source.string() + " holds no checkpoint; run stage " + work.start_from +
+                          " first");
+  trainer.load_model(*start);
+}
+
+CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& run,
+                                     const TrainingStage& work, const Trainer& trainer,
+                                     bool evaluate) {
+  CoordinatorConfig config;
+  config.first_step = trainer.step();
+  config.total_steps = work.steps;
+  config.micro_batches = work.batch.micro_batches;
+  config.data_groups = world.size() / run.tensor_parallel;
+  config.save_every = run.checkpoint_every;
+  config.evaluate = evaluate;
+  config.evaluate_every = work.evaluate_every;
+  return config;
+}
+
+// What rank 0 tells people and files.
+class Reporter {
+ public:
+  Reporter(const RunConfig& run, const StageConfig& stage, const mpi::Comm& world,
+           ProgressStyle style)
+      : stage_(stage.name),
+        total_(std::get<TrainingStage>(stage.work).steps),
+        ranks_(world.size()),
+        peak_flops_(run.peak_gflops * 1e9),
+        metrics_(run.run_dir / "metrics.jsonl"),
+        line_(style, stderr),
+        last_(steady_seconds()) {}
+
+  void step(const StepReport& report) {
+    const double now = steady_seconds(), seconds = now - last_;
+    last_ = now;
+    // A moving average that forgets half of its past in about 14 steps.
+    average_ = average_ == 0 ? seconds : 0.95 * average_ + 0.05 * seconds;
+    metrics_.write(step_line(stage_, report, seconds));
+    StepProgress progress{stage_,      report.step + 1,  total_,
+                          report.loss, report.grad_norm, report.lr};
+    progress.tokens_per_second = static_cast<double>(report.tokens) / average_;
+    if (peak_flops_ > 0) progress.peak_fraction = report.model_flops / average_ / peak_flops_;
+    progress.eta_seconds = average_ * static_cast<double>(total_ - report.step - 1);
+    line_.show(format_progress(progress), now, report.step + 1 == total_);
+  }
+  void held_out(std::int64_t step, double loss) {
+    line_.clear();
+    metrics_.write(held_out_line(stage_, step, loss));
+    log::info("stage " + stage_ + ", step " + std::to_string(step) + ": held-out loss " +
+              std::to_string(loss));
+    last_ = steady_seconds();
+  }
+  void event(const std::string& name, std::int64_t step) {
+    metrics_.write(event_line(stage_, name, step, ranks_));
+    last_ = steady_seconds();
+  }
+
+ private:
+  std::string stage_;
+  std::int64_t total_;
+  int ranks_;
+  double peak_flops_;
+  MetricsFile metrics_;
+  ProgressLine line_;
+  double last_, average_ = 0;
+};
+
+// Carries out the coordinator's messages: docs/protocol.md, "The loop of a rank".
+class StepLoop {
+ public:
+  StepLoop(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage, Trainer& trainer,
+           const StageData& data, ProgressStyle style, StageState& state)
+      : run_(run),
+        stage_(stage),
+        work_(std::get<TrainingStage>(stage.work)),
+        trainer_(trainer),
+        data_(data),
+        state_(state),
+        channel_(world) {
+    if (world.rank() != 0) return;
+    coordinator_.emplace(coordinator_config(world, run, work_, trainer, data.held_out != nullptr));
+    reporter_.emplace(run, stage, world, style);
+    reporter_->event("start", trainer.step());
+  }
+
+  Stop run() {
+    post();
+    ControlMessage current = receive();
+    if (!std::holds_alternative<Stop>(current)) post();
+    while (!std::holds_alternative<Stop>(current)) {
+      // The next message has travelled while the last one was carried out; the one after leaves
+      // now.
+      ControlMessage ahead = receive();
+      if (!std::holds_alternative<Stop>(ahead)) post();
+      if (!held_) std::visit([this](const auto& message) { carry_out(message); }, current);
+      current = std::move(ahead);
+    }
+    digest(channel_.drain());
+    return std::get<Stop>(current);
+  }
+
+ private:
+  void post() {
+    if (coordinator_)
+      channel_.post(coordinator_->next());
+    else
+      channel_.post();
+  }
+  ControlMessage receive() {
+    ControlMessage message = channel_.wait();
+    if (const auto* plan = std::get_if<StepPlan>(&message)) trainer_.announce(*plan);
+    return message;
+  }
+  void digest(const std::vector<RankReport>& reports) {
+    if (coordinator_) coordinator_->receive(reports);
+  }
+
+  void carry_out(const StepPlan&) {
+    const StepReport report = trainer_.run_step();
+    digest(channel_.report({report, signals_.requested()}));
+    if (reporter_) reporter_->step(report);
+    if (report.finite) return;
+    held_ = true;  // what is under way was planned for a state that did not come
+    digest(channel_.drain());
+  }
+  void carry_out(const Save& save) {
+    trainer_.save(stage_.checkpoints(), run_.keep_last);
+    if (reporter_) reporter_->event("checkpoint", save.step);
+  }
+  void carry_out(const Evaluate& evaluate) {
+    const double loss = trainer_.held_out_loss(*data_.held_out, work_.held_out_micro_batches);
+    if (evaluate.step == work_.steps) state_.held_out_after = loss;
+    if (reporter_) reporter_->held_out(evaluate.step, loss);
+    if (evaluate.step != 0) return;
+    state_.held_out_before = loss;
+    if (reporter_) write_started(stage_, state_);  // a resumed stage does not measure it again
+  }
+  void carry_out(const Stop&) {}
+
+  const RunConfig& run_;
+  const StageConfig& stage_;
+  const TrainingStage& work_;
+  Trainer& trainer_;
+  const StageData& data_;
+  StageState& state_;
+  StopSignals signals_{StopSignals::Second::ends_process};
+  ControlChannel channel_;
+  bool held_ = false;  // after a non-finite step nothing is carried out until Stop
+  std::optional<Coordinator> coordinator_;  // rank 0
+  std::optional<Reporter> reporter_;        // rank 0
+};
+
+}  // namespace
+
+ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
+                     ProgressStyle progress, StageState& state) {
+  StageData data;
+  mpi::together(world, "open data of stage " + stage.name,
+                [&] { data = open_stage_data(run, std::get<TrainingStage>(stage.work)); });
+  Trainer trainer(world, trainer_config(run, stage, data), data.train, make_cpu_backend());
+  load_state(world, run, stage, trainer);
+  const Stop stop = StepLoop(world, run, stage, trainer, data, progress, state).run();
+  switch (stop.reason) {
+    case Stop::Reason::done:
+      return ExitCode::done;
+    case Stop::Reason::interrupted:
+      log::info("stage " + stage.name + ": stopped and saved after step " +
+                std::to_string(stop.step) + "; run the same command to go on");
+      return ExitCode::requeue;
+    case Stop::Reason::not_finite:
+      break;
+  }
+  throw NumericError(
+      "stage " + stage.name + ", step " + std::to_string(stop.step) +
+      ": loss or gradient is not finite; lower optimizer.lr, lengthen the warm-up or "
+      "set precision: FP32, then go on from the last checkpoint");
+}
+
+}  // namespace demist

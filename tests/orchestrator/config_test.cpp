@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/config.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+
+namespace demist {
+namespace {
+
+const std::string kRecipe = R"(name: "r"
+tokenizer { inputs: "a.txt" }
+corpora { name: "train" inputs { path: "a.txt" } }
+tasks { name: "t" file: "p.tsv" max_length: 64 }
+model { layers: 2 hidden: 64 heads: 4 positions: 130 }
+stages { name: "tok" kind: TOKENIZER }
+stages { name: "corpus" kind: CORPUS }
+stages {
+  name: "mlm"
+  kind: PRETRAIN
+  start_from: "scratch"
+  corpus: "train"
+  steps: 100
+  batch { sequence_length: 128 }
+  optimizer { lr: 1e-3 }
+}
+stages {
+  name: "rdm"
+  kind: ADAPT
+  start_from: "mlm"
+  tasks: "t"
+  steps: 10
+  optimizer { lr: 5e-4 schedule: CONSTANT }
+}
+stages { name: "score" kind: SCORE start_from: "rdm" tasks: "t" }
+)";
+
+RunConfig parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return parse_recipe(text, "dir/r.textproto", overrides);
+}
+
+std::string with(const std::string& from, const std::string& to) {
+  std::string text = kRecipe;
+  const std::size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return text.replace(at, from.size(), to);
+}
+
+// The message of the ConfigError that parsing raises.
+std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse(text, overrides);
+  } catch (const ConfigError& error) {
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+    return error.what();
+  }
+  return "no error";
+}
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+TEST(Config, ConvertsEveryPart) {
+  const RunConfig run = parse(kRecipe);
+  EXPECT_EQ(run.run_dir, "runs/r");
+  EXPECT_EQ(run.tokenizer.training.inputs.at(0), "dir/a.txt");
+  EXPECT_EQ(run.tokenizer.model, "runs/r/tokenizer.model");
+  EXPECT_EQ(run.tokenizer.training.pieces, 8000);
+  EXPECT_EQ(run.corpus("train").build.output, "runs/r/corpora/train");
+  EXPECT_EQ(run.model.ffn, 256);
+  EXPECT_EQ(run.compute, DType::bf16);
+  EXPECT_EQ(run.reduction, Reduction::exact);
+  const auto& mlm = std::get<TrainingStage>(run.stage("mlm").work);
+  EXPECT_EQ(mlm.start_from, "");
+  EXPECT_EQ(mlm.optimizer.schedule.total_steps, 100);
+  EXPECT_EQ(std::get<data::MlmNoise>(mlm.noise).mask_fraction, 0.15);
+  EXPECT_FLOAT_EQ(mlm.hidden_dropout, 0.1f);
+  const auto& rdm = std::get<TrainingStage>(run.stage("rdm").work);
+  EXPECT_EQ(rdm.start_from, "mlm");
+  EXPECT_EQ(rdm.optimizer.schedule.kind, ScheduleKind::constant);
+  EXPECT_EQ(std::get<data::RdmNoise>(rdm.noise).steps, 50);
+  EXPECT_TRUE(std::get<data::RdmNoise>(rdm.noise).coupled);
+  EXPECT_EQ(rdm.batch.sequence_length, 64);
+  EXPECT_EQ(std::get<ScoreStage>(run.stage("score").work).sampler.steps, 10);
+}
+
+TEST(Config, RunFolderStandsInPaths) {
+  const RunConfig run = parse(with("\"p.tsv\"", "\"{run}/raw/p.tsv\""), {"run_dir=/tmp/x"});
+  EXPECT_EQ(run.task("t").file.path, "/tmp/x/raw/p.tsv");
+}
+
+TEST(Config, UnknownFieldNamesPlaceAndNearest) {
+  const std::string error = error_of(with("  steps: 100", "  stpes: 100"));
+  EXPECT_HAS(error, "dir/r.textproto:13:");
+  EXPECT_HAS(error, "stpes: unknown field of Stage; did you mean 'steps'?");
+}
+
+TEST(Config, UnknownValueListsChoices) {
+  const std::string error = error_of(with("CONSTANT", "FLAT"));
+  EXPECT_HAS(error, "unknown value \"FLAT\"; use one of LINEAR, COSINE, CONSTANT, INVERSE_SQRT");
+}
+
+TEST(Config, SyntaxErrorHasALine) {
+  EXPECT_HAS(error_of(with("layers: 2", "layers: two")), "dir/r.textproto:5:");
+}
+
+TEST(Config, ImpossibleValuesNamePlaceFieldAndRemedy) {
+  struct Case {
+    std::string from, to, line, part;
+  };
+  const std::vector<Case> cases = {
+      {"heads: 4", "heads: 5", ":5:", "model.heads: 5 heads do not divide hidden = 64"},
+      {"steps: 100", "steps: 0", ":13:", "stages.mlm.steps: is 0"},
+      {"  steps: 100\n", "", ":8:", "stages.mlm.steps: is missing"},
+      {"sequence_length: 128", "sequence_length: 129",
+       ":14:", "129 tokens need model.positions >= 131"},
+      {"max_length: 64", "max_length: 400", ":4:", "tasks.t.max_length: 400 tokens need"},
+      {"lr: 1e-3", "lr: -1", ":15:", "stages.mlm.optimizer.lr: is -1"},
+      {"lr: 1e-3", "lr: 1e-3 warmup_steps: 101", ":15:", "101 of 100 steps"},
+      {"start_from: \"mlm\"", "start_from: \"mml\"", ":20:", "earlier training stages are: mlm"},
+      {"start_from: \"scratch\"", "start_from: \"rdm\"", ":11:", "not an earlier training stage"},
+      {"name: \"rdm\"", "name: \"mlm\"", ":18:", "\"mlm\" is used twice"},
+      {"corpus: \"train\"", "corpus: \"tarin\"", ":12:", "known are: train"},
+      {"tasks: \"t\"\n  steps", "tasks: \"u\"\n  steps", ":21:", "\"u\" is not among the tasks"},
+      {"steps: 10\n", "steps: 10 mlm {}\n", ":22:", "stages.rdm.mlm: has no meaning"},
+      {"kind: TOKENIZER", "kind: TOKENIZER steps: 3", ":6:", "stages.tok.steps: has no meaning"},
+      {"kind: CORPUS", "", ":7:", "stages.corpus.kind: is missing"},
+      {"name: \"r\"", "name: \"a b\"", ":1:", "cannot name a folder"},
+      {"steps: 10\n", "steps: 10 batch { max_tokens: 127 }\n", ":22:", "in two coupled copies"},
+  };
+  for (const Case& c : cases) {
+    const std::string error = error_of(with(c.from, c.to));
+    EXPECT_HAS(error, "dir/r.textproto" + c.line);
+    EXPECT_HAS(error, c.part);
+    EXPECT_HAS(error, "; ");
+  }
+}
+
+TEST(Config, TensorParallelMustDivide) {
+  EXPECT_HAS(error_of(kRecipe, {"parallel.tensor=8", "parallel.ranks=8"}),
+             "parallel.tensor: 8 does not divide heads = 4");
+  EXPECT_HAS(error_of(kRecipe, {"parallel.tensor=2", "parallel.ranks=3"}), "not a multiple");
+  EXPECT_HAS(error_of(kRecipe, {"parallel.tensor=3"}), "must be 1, 2, 4 or 8");
+}
+
+TEST(Config, ErrorsOfOverridesNameTheOverride) {
+  EXPECT_HAS(error_of(kRecipe, {"model.heads=3"}), "(--set model.heads): model.heads: 3 heads");
+}
+
+TEST(Config, SetReachesEveryKindOfField) {
+  const RunConfig run = parse(
+      kRecipe, {"stages.mlm.steps=7", "model.hidden=128", "stages.mlm.optimizer.lr=2e-4",
+                "stages.rdm.optimizer.schedule=COSINE", "precision=FP32", "stages.2.corpus=train",
+                "tokenizer.inputs=x.txt,y.txt", "stages.rdm.rdm.coupled=false", "run_dir=\"q q\""});
+  const auto& mlm = std::get<TrainingStage>(run.stage("mlm").work);
+  EXPECT_EQ(mlm.steps, 7);
+  EXPECT_EQ(mlm.optimizer.schedule.peak, 2e-4);
+  EXPECT_EQ(run.model.hidden, 128);
+  EXPECT_EQ(run.model.ffn, 512);  // the default follows
+  EXPECT_EQ(run.compute, DType::f32);
+  EXPECT_EQ(run.tokenizer.training.inputs.size(), 2u);
+  EXPECT_EQ(run.run_dir, "q q");
+  const auto& rdm = std::get<TrainingStage>(run.stage("rdm").work);
+  EXPECT_EQ(rdm.optimizer.schedule.kind, ScheduleKind::cosine);
+  EXPECT_FALSE(std::get<data::RdmNoise>(rdm.noise).coupled);
+}
+
+TEST(Config, SetRefusesWhatItDoesNotKnow) {
+  EXPECT_HAS(error_of(kRecipe, {"model.hiden=1"}), "--set model.hiden=1: Model has no field");
+  EXPECT_HAS(error_of(kRecipe, {"model.hiden=1"}), "did you mean 'hidden'?");
+  EXPECT_HAS(error_of(kRecipe, {"stages.pre.steps=1"}), "stages has no element 'pre'; it has: tok");
+  EXPECT_HAS(error_of(kRecipe, {"model.hidden"}), "expected path=value");
+  EXPECT_HAS(error_of(kRecipe, {"model=1"}), "is a group of fields");
+  EXPECT_HAS(error_of(kRecipe, {"stages.mlm=1"}), "is a group of fields");
+  EXPECT_HAS(error_of(kRecipe, {"model.hidden.x=1"}), "is a value");
+  EXPECT_HAS(error_of(kRecipe, {"model.hidden=wide"}), "--set model.hidden=wide");
+  EXPECT_HAS(error_of(kRecipe, {"precision=FP8"}), "use one of BF16, FP32");
+}
+
+TEST(Config, HashIgnoresWhatChangesNoResult) {
+  const RunConfig run = parse(kRecipe);
+  const RunConfig moved = parse(
+      kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
+                "checkpoint.every_steps=3", "stages.score.decoding.max_tokens=99"});
+  EXPECT_EQ(run.hash, moved.hash);
+  EXPECT_EQ(run.stage("mlm").hash, moved.stage("mlm").hash);
+  EXPECT_EQ(run.hash, parse_recipe(kRecipe, "/elsewhere/r.textproto").hash);
+  EXPECT_EQ(run.hash, parse("# comment\n" + kRecipe, {"seed=1"}).hash);  // a default, spelled out
+  EXPECT_NE(run.hash, parse(kRecipe, {"seed=2"}).hash);
+}
+
+TEST(Config, StageHashFollowsOnlyWhatTheStageUses) {
+  const RunConfig run = parse(kRecipe);
+  const auto changed = [&](const std::string& assignment) {
+    const RunConfig other = parse(kRecipe, {assignment});
+    std::string names;
+    for (const StageConfig& stage : run.stages)
+      if (stage.hash != other.stage(stage.name).hash) names += stage.name + " ";
+    return names;
+  };
+  EXPECT_EQ(changed("tokenizer.pieces=99"), "tok corpus mlm rdm score ");
+  EXPECT_EQ(changed("corpora.train.range_bytes=9999"), "corpus mlm rdm score ");
+  EXPECT_EQ(changed("stages.mlm.steps=99"), "mlm rdm score ");
+  EXPECT_EQ(changed("stages.rdm.steps=99"), "rdm score ");
+  EXPECT_EQ(changed("stages.score.decoding.steps=3"), "score ");
+  EXPECT_EQ(changed("tasks.t.template=say {prompt}"), "rdm score ");
+  EXPECT_EQ(changed("model.layers=3"), "mlm rdm score ");
+  const std::vector<std::string> before_rdm{"tok", "corpus", "mlm"};
+  EXPECT_EQ(run.stage("rdm").depends_on, before_rdm);
+}
+
+TEST(Config, ResolvedTextIsARecipeWithTheSameMeaning) {
+  const RunConfig run = parse(kRecipe, {"stages.mlm.steps=33"});
+  const RunConfig again = parse_recipe(run.resolved, "anywhere/x.textproto");
+  EXPECT_EQ(std::get<TrainingStage>(again.stage("mlm").work).steps, 33);
+  EXPECT_EQ(again.resolved, run.resolved);
+}
+
+TEST(Config, MissingStageIsNamed) {
+  const RunConfig run = parse(kRecipe);
+  EXPECT_THROW(run.stage("nope"), ConfigError);
+  EXPECT_THROW(load_recipe("no/such/file.textproto"), ConfigError);
+  EXPECT_THROW(find_recipe("no_such_recipe"), ConfigError);
+}
+
+class ShippedRecipe : public testing::TestWithParam<const char*> {};
+
+TEST_P(ShippedRecipe, Loads) {
+  const fs::path file = fs::path(DEMIST_SOURCE_DIR) / "configs" / GetParam();
+  const RunConfig run = load_recipe(file);
+  EXPECT_EQ(run.name + ".textproto", GetParam());
+  EXPECT_FALSE(run.stages.empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Configs, ShippedRecipe,
+                         testing::Values("tiny.textproto", "quickstart.textproto",
+                                         "cpu_small.textproto", "xlmr_base.textproto",
+                                         "xlmr_large.textproto", "xlmr_xl.textproto",
+                                         "xlmr_xxl.textproto"),
+                         [](const auto& info) {
+                           const std::string name = info.param;
+                           return name.substr(0, name.find('.'));
+                         });
+
+// Sizes of the method's table: layers, hidden, heads and the layers' parameters.
+TEST(ShippedRecipes, XlmrSizes) {
+  struct Size {
+    const char* name;
+    std::int64_t parameters;
+    NormPlacement norm;
+  };
+  for (const Size& size :
+       {Size{"base", 85054464, NormPlacement::post}, Size{"large", 302309376, NormPlacement::post},
+        Size{"xl", 2832353280, NormPlacement::pre}, Size{"xxl", 9666232320, NormPlacement::pre}}) {
+    const RunConfig run = load_recipe(fs::path(DEMIST_SOURCE_DIR) / "configs" /
+                                      ("xlmr_" + std::string(size.name) + ".textproto"));
+    const std::int64_t d = run.model.hidden, f = run.model.ffn;
+    // Four projections, two of the FFN, their biases, and two LayerNorms a layer.
+    const std::int64_t layer = 4 * d * d + 2 * d * f + 9 * d + f;
+    EXPECT_EQ(run.model.layers * layer, size.parameters) << size.name;
+    EXPECT_EQ(run.model.norm, size.norm);
+    EXPECT_EQ(run.model.positions, 514);
+  }
+}
+
+// A new recipe must be added to the list above.
+TEST(ShippedRecipes, AllAreTested) {
+  std::size_t found = 0;
+  for (const auto& entry : fs::directory_iterator(fs::path(DEMIST_SOURCE_DIR) / "configs"))
+    found += entry.path().extension() == ".textproto" ? 1 : 0;
+  EXPECT_EQ(found, 7u);
+}
+
+}  // namespace
+}  // namespace demist

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/metrics_file.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+
+namespace demist {
+namespace {
+
+StepReport step_report() {
+  StepReport report;
+  report.step = 41;
+  report.loss = 0.1 + 0.2;
+  report.grad_norm = 2.5;
+  report.lr = 1e-4;
+  report.tokens = 1000;
+  report.rescaled = 1;
+  return report;
+}
+
+TEST(Metrics, StepLineIsJsonWithExactNumbers) {
+  const auto json = nlohmann::json::parse(step_line("mlm", step_report(), 0.5));
+  EXPECT_EQ(json.at("event"), "step");
+  EXPECT_EQ(json.at("stage"), "mlm");
+  EXPECT_EQ(json.at("step"), 42);  // finished steps
+  EXPECT_EQ(json.at("loss").get<double>(), 0.1 + 0.2);
+  EXPECT_EQ(json.at("tokens_per_second"), 2000.0);
+  EXPECT_EQ(json.at("rescaled"), 1);
+  EXPECT_GT(json.at("time").get<double>(), 1.6e9);
+}
+
+TEST(Metrics, NonFiniteNumbersAreNull) {
+  StepReport report = step_report();
+  report.loss = std::nan("");
+  report.grad_norm = INFINITY;
+  const auto json = nlohmann::json::parse(step_line("mlm", report, 0));
+  EXPECT_TRUE(json.at("loss").is_null());
+  EXPECT_TRUE(json.at("grad_norm").is_null());
+  EXPECT_EQ(json.at("tokens_per_second"), 0.0);
+}
+
+TEST(Metrics, EventsAreJson) {
+  const auto held_out = nlohmann::json::parse(held_out_line("mlm", 7, 3.25));
+  EXPECT_EQ(held_out.at("event"), "held_out");
+  EXPECT_EQ(held_out.at("loss"), 3.25);
+  const auto start = nlohmann::json::parse(event_line("mlm", "start", 7, 4));
+  EXPECT_EQ(start.at("event"), "start");
+  EXPECT_EQ(start.at("ranks"), 4);
+}
+
+TEST(Metrics, FileIsAppendedTo) {
+  const fs::path path = fs::path(testing::TempDir()) / "demist_metrics_test.jsonl";
+  fs::remove(path);
+  MetricsFile(path).write("{}");
+  MetricsFile(path).write("{\"a\":1}");
+  EXPECT_EQ(read_file(path), "{}\n{\"a\":1}\n");
+  EXPECT_THROW(MetricsFile("/no/such/folder/m.jsonl"), EnvironmentError);
+}
+
+}  // namespace
+}  // namespace demist

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/stage_state.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/summary.hpp"
+
+namespace demist {
+namespace {
+
+class StageStateTest : public testing::Test {
+ protected:
+  StageStateTest() : folder_(fs::path(testing::TempDir()) / "demist_stage_state_test") {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    run_.name = "r";
+    run_.run_dir = folder_;
+    run_.stages = {{"tok", TokenizerStage{}, folder_ / "tok", "h1", {}},
+                   {"mlm", TrainingStage{}, folder_ / "mlm", "h2", {"tok"}}};
+  }
+  ~StageStateTest() override { fs::remove_all(folder_); }
+
+  fs::path folder_;
+  RunConfig run_;
+};
+
+StageState full_state() {
+  StageState state;
+  state.key = "k";
+  state.output = "o";
+  state.seconds = 12.5;
+  state.held_out_before = 8.1;
+  state.held_out_after = 3.2;
+  state.score = Score{"rouge_l", 31.5, 12.25, "lead", 100};
+  return state;
+}
+
+TEST_F(StageStateTest, RoundTrips) {
+  const StageState again = stage_state_from_json(to_json(full_state()));
+  EXPECT_EQ(to_json(again), to_json(full_state()));
+  EXPECT_EQ(*again.held_out_after, 3.2);
+  EXPECT_FALSE(stage_state_from_json(R"({"key":"k","output":"o","seconds":1})").score);
+  EXPECT_THROW(stage_state_from_json("{"), DataError);
+  EXPECT_THROW(stage_state_from_json("{}"), DataError);
+}
+
+TEST_F(StageStateTest, StatusFollowsTheFolder) {
+  const StageConfig& tok = run_.stages[0];
+  EXPECT_EQ(status_of(tok, "k"), StageStatus::absent);
+  write_started(tok, full_state());
+  EXPECT_EQ(status_of(tok, "k"), StageStatus::started);
+  EXPECT_EQ(status_of(tok, "other"), StageStatus::changed);
+  write_done(tok, full_state());
+  EXPECT_EQ(status_of(tok, "k"), StageStatus::done);
+  EXPECT_EQ(status_of(tok, "other"), StageStatus::changed);
+  forget(tok);
+  EXPECT_EQ(status_of(tok, "k"), StageStatus::absent);
+}
+
+TEST_F(StageStateTest, KeyIsBoundToTheOutputsBefore) {
+  EXPECT_THROW(stage_key(run_, run_.stages[1]), ConfigError);  // tok is not done
+  write_done(run_.stages[0], full_state());
+  const std::string key = stage_key(run_, run_.stages[1]);
+  StageState other = full_state();
+  other.output = "another vocabulary";
+  write_done(run_.stages[0], other);
+  EXPECT_NE(stage_key(run_, run_.stages[1]), key);
+}
+
+TEST_F(StageStateTest, DamagedFileIsNamed) {
+  fs::create_directories(folder_ / "tok");
+  atomic_write(folder_ / "tok" / "done.json", "not json");
+  try {
+    read_done(run_.stages[0]);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("done.json"), std::string::npos);
+  }
+}
+
+TEST_F(StageStateTest, SummaryHoldsScoresLossesAndSeconds) {
+  StageState plain = full_state();
+  plain.score.reset();
+  write_done(run_.stages[0], full_state());
+  write_done(run_.stages[1], plain);
+  const RunSummary summary = summarize(run_);
+  const auto json = nlohmann::json::parse(to_json(summary));
+  EXPECT_EQ(json.at("metric"), "rouge_l");
+  EXPECT_EQ(json.at("score"), 31.5);
+  EXPECT_EQ(json.at("score_baseline"), 12.25);
+  EXPECT_EQ(json.at("held_out").at("mlm").at("before"), 8.1);
+  EXPECT_EQ(json.at("seconds").at("tok"), 12.5);
+  const std::string table = format_table(summary);
+  EXPECT_NE(table.find("8.1000"), std::string::npos) << table;
+  EXPECT_NE(table.find("rouge_l 31.50 against 12.25"), std::string::npos) << table;
+}
+
+TEST(Samples, AreShortenedAtCharacters) {
+  const std::string long_prompt(299, 'x');
+  const nlohmann::json sample{
+      {"prompt", long_prompt + "\u00e9\u00e9"}, {"reference", "r"}, {"output", "o"}};
+  const std::string text = format_samples(sample.dump() + "\n" + sample.dump() + "\n", 1);
+  EXPECT_NE(text.find(long_prompt + "..."), std::string::npos) << text;
+  EXPECT_EQ(text.find("prompt"), text.rfind("prompt"));
+}
+
+}  // namespace
+}  // namespace demist

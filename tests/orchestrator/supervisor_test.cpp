@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/supervisor.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "core/error.hpp"
+#include "orchestrator/process.hpp"
+
+namespace demist {
+namespace {
+
+SupervisorOptions options(int ranks) {
+  SupervisorOptions o;
+  o.recipe = "r.textproto";
+  o.overrides = {"a=1", "b=2"};
+  o.ranks = ranks;
+  return o;
+}
+
+TEST(Supervisor, OneRankNeedsNoMpirun) {
+  const StageConfig stage{"mlm", TrainingStage{}, "runs/r/mlm", "", {}};
+  const std::vector<std::string> expected{"/bin/demist", "train",      "r.textproto", "--stage",
+                                          "mlm",         "--set",      "a=1",         "--set",
+                                          "b=2",         "--progress", "lines"};
+  EXPECT_EQ(stage_command(options(1), "/bin/demist", stage), expected);
+}
+
+TEST(Supervisor, SeveralRanksForStagesThatUseThem) {
+  const StageConfig stage{"mlm", TrainingStage{}, "runs/r/mlm", "", {}};
+  const auto command = stage_command(options(3), "/bin/demist", stage);
+  EXPECT_EQ(command.front(), "mpirun");
+  EXPECT_NE(std::find(command.begin(), command.end(), "3"), command.end());
+  const StageConfig tokenizer{"tok", TokenizerStage{}, "runs/r/tok", "", {}};
+  EXPECT_EQ(stage_command(options(3), "/bin/demist", tokenizer).front(), "/bin/demist");
+}
+
+TEST(Supervisor, EnvironmentAllowsRootOnlyForRoot) {
+  EXPECT_TRUE(stage_environment(options(1), 3, true).contains("OMPI_ALLOW_RUN_AS_ROOT"));
+  const auto user = stage_environment(options(1), 3, false);
+  EXPECT_FALSE(user.contains("OMPI_ALLOW_RUN_AS_ROOT"));
+  EXPECT_EQ(user.at("OMP_NUM_THREADS"), "3");
+}
+
+TEST(Process, ReturnsCodesAndSignals) {
+  EXPECT_EQ(run_process({{"true"}, {}}), 0);
+  EXPECT_EQ(run_process({{"sh", "-c", "exit 75"}, {}}), 75);
+  EXPECT_EQ(run_process({{"sh", "-c", "kill -9 $$"}, {}}), 128 + 9);
+  EXPECT_EQ(run_process({{"sh", "-c", "test \"$GREETING\" = 'a b'"}, {{"GREETING", "a b"}}}), 0);
+  EXPECT_THROW(run_process({{"no-such-program-anywhere"}, {}}), EnvironmentError);
+}
+
+TEST(Process, WatcherCanReachTheGroup) {
+  bool told = false;
+  const int code =
+      run_process({{"sh", "-c", "trap 'exit 75' USR1; while :; do sleep 0.05; done"}, {}},
+                  [&, calls = 0](int pid) mutable {
+                    if (++calls < 5 || told) return;
+                    told = true;
+                    ::kill(-pid, SIGUSR1);
+                  });
+  EXPECT_EQ(code, 75);
+}
+
+}  // namespace
+}  // namespace demist
