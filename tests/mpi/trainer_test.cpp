@@ -62,7 +62,7 @@ TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
     for (int s = 0; s < 6; ++s) {
       const StepReport report = one_step(trainer, comm.size());
       EXPECT_TRUE(report.finite);
-      if (s < 3) EXPECT_EQ(report.rescaled, 0);
+      EXPECT_TRUE(s >= 3 || report.rescaled == 0);
       rescaled += report.rescaled;
     }
     EXPECT_EQ(rescaled, 1);  // only where the gradients jump
