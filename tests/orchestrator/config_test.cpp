@@ -239,8 +239,8 @@ INSTANTIATE_TEST_SUITE_P(Configs, ShippedRecipe,
                                          "cpu_small.textproto", "xlmr_base.textproto",
                                          "xlmr_large.textproto", "xlmr_xl.textproto",
                                          "xlmr_xxl.textproto"),
-                         [](const auto& info) {
-                           const std::string name = info.param;
+                         [](const auto& recipe) {
+                           const std::string name = recipe.param;
                            return name.substr(0, name.find('.'));
                          });
 

@@ -10,16 +10,21 @@
 namespace demist {
 namespace {
 
-// "s0" step 0, "v2" save after 2 steps, "e0" evaluate, "done", "stop", "bad3".
-std::string word(const ControlMessage& message) {
-  if (const auto* plan = std::get_if<StepPlan>(&message)) return "s" + std::to_string(plan->step);
-  if (const auto* save = std::get_if<Save>(&message)) return "v" + std::to_string(save->step);
-  if (const auto* evaluate = std::get_if<Evaluate>(&message))
-    return "e" + std::to_string(evaluate->step);
-  const Stop& stop = std::get<Stop>(message);
-  if (stop.reason == Stop::Reason::done) return "done";
-  return (stop.reason == Stop::Reason::interrupted ? "stop" : "bad") + std::to_string(stop.step);
+std::string numbered(std::string letters, std::int64_t number) {
+  return letters.append(std::to_string(number));  // not "+": GCC 12 warns wrongly (bug 105651)
 }
+
+// "s0" step 0, "v2" save after 2 steps, "e0" evaluate, "done", "stop2", "bad3".
+struct Word {
+  std::string operator()(const StepPlan& plan) const { return numbered("s", plan.step); }
+  std::string operator()(const Save& save) const { return numbered("v", save.step); }
+  std::string operator()(const Evaluate& evaluate) const { return numbered("e", evaluate.step); }
+  std::string operator()(const Stop& stop) const {
+    if (stop.reason == Stop::Reason::done) return "done";
+    return numbered(stop.reason == Stop::Reason::interrupted ? "stop" : "bad", stop.step);
+  }
+};
+std::string word(const ControlMessage& message) { return std::visit(Word(), message); }
 
 std::string all(Coordinator& coordinator) {
   std::string words;
