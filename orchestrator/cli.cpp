@@ -70,7 +70,7 @@ bool Options::parse(const Arguments& arguments) {
     const int style =
         po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
     po::command_line_parser parser(arguments);
-    found = parser.options(impl_->page).positional({}).style(style).run().options;
+    found = parser.options(impl_->page).style(style).run().options;
   } catch (const po::unknown_option& error) {
     const std::string name = error.get_option_name();
     const std::string bare = name.substr(
