@@ -141,8 +141,6 @@ void check_model(ParsedRecipe& recipe) {
       m.hidden() % m.heads() == 0, "model.heads",
       std::to_string(m.heads()) + " heads do not divide hidden = " + std::to_string(m.hidden()),
       "choose heads among the divisors of hidden");
-  recipe.require(tensor == 1 || tensor == 2 || tensor == 4 || tensor == 8, "parallel.tensor",
-                 "is " + std::to_string(tensor), "must be 1, 2, 4 or 8");
   recipe.require(m.heads() % tensor == 0 && m.ffn() % tensor == 0, "parallel.tensor",
                  std::to_string(tensor) + " does not divide heads = " + std::to_string(m.heads()) +
                      " and ffn = " + std::to_string(m.ffn()),
@@ -154,10 +152,13 @@ void check_parallel(ParsedRecipe& recipe) {
   check_range(recipe, "parallel.ranks", p.ranks(), kAtLeastOne);
   check_range(recipe, "parallel.threads", p.threads(), kNotNegative);
   check_range(recipe, "parallel.peak_gflops", p.peak_gflops(), kNotNegative);
-  recipe.require(p.ranks() % p.tensor() == 0, "parallel.ranks",
-                 std::to_string(p.ranks()) +
-                     " ranks are not a multiple of tensor = " + std::to_string(p.tensor()),
-                 "change one of them");
+  const int tensor = p.tensor();
+  recipe.require(tensor == 1 || tensor == 2 || tensor == 4 || tensor == 8, "parallel.tensor",
+                 "is " + std::to_string(tensor), "must be 1, 2, 4 or 8");
+  recipe.require(
+      p.ranks() % tensor == 0, "parallel.ranks",
+      std::to_string(p.ranks()) + " ranks are not a multiple of tensor = " + std::to_string(tensor),
+      "change one of them");
   check_range(recipe, "checkpoint.every_steps", recipe.message().checkpoint().every_steps(),
               kNotNegative);
   check_range(recipe, "checkpoint.keep_last", recipe.message().checkpoint().keep_last(),
