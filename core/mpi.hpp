@@ -19,7 +19,7 @@ namespace demist::mpi {
 // Collectives must be entered by all ranks; see agree() for phases that can fail on one rank.
 class Comm {
  public:
-  struct Handle;  // owns an MPI_Comm
+  struct Handle;     // owns an MPI_Comm
   Comm() = default;  // a group of one that needs no MPI: its collectives do nothing
   explicit Comm(std::shared_ptr<Handle> handle);
 

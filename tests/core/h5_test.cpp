@@ -7,15 +7,15 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 namespace demist {
 namespace {
 
 class H5Test : public testing::Test {
  protected:
-  const fs::path path_ =
-      fs::path(testing::TempDir()) /
-      (std::string("h5_") + testing::UnitTest::GetInstance()->current_test_info()->name() + ".h5");
+  const test::TemporaryFolder folder_;
+  const fs::path path_ = folder_.path() / "test.h5";
 };
 
 TEST_F(H5Test, WritesWhatItReadsAndMapsIt) {

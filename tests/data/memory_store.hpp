@@ -1,5 +1,6 @@
 // A token store in memory: token i of shard s is kFirstToken + kShardStride * s + i, so that any
-// block tells its place. SPDX-License-Identifier: Apache-2.0
+// block tells its place.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <numeric>

@@ -2,37 +2,20 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include <optional>
-
 #include "core/file.hpp"
 #include "tests/support/checkpoint_state.hpp"
 #include "tests/support/mpi_main.hpp"
+#include "tests/support/shared_folder.hpp"
 
 namespace demist::checkpoint {
 namespace {
 
 using test::make_meta;
 using test::make_state;
+using test::SharedFolder;
 using test::Split;
 using test::State;
 using test::world;
-
-// One folder for all ranks, removed when all have left the test.
-class SharedFolder {
- public:
-  SharedFolder() {
-    if (world().rank() == 0) folder_.emplace();
-    path_ = world().broadcast(folder_ ? folder_->path().string() : std::string(), 0);
-  }
-  SharedFolder(const SharedFolder&) = delete;
-  SharedFolder& operator=(const SharedFolder&) = delete;
-  ~SharedFolder() { world().barrier(); }
-  fs::path path() const { return path_; }
-
- private:
-  std::optional<test::TemporaryFolder> folder_;
-  std::string path_;
-};
 
 // Full chunks and a cut one; rows that end inside a chunk.
 State large_state() { return make_state({{"large", 1100, 1000}, {"bias", 1, 1000}}, 7); }

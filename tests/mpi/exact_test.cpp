@@ -1,12 +1,13 @@
 // The promise of `reduction: EXACT`: parameters and moments after many steps have one hash,
-// whatever the number of data-parallel groups, threads, and restarts. SPDX-License-Identifier:
-// Apache-2.0
+// whatever the number of data-parallel groups, threads, and restarts.
+// SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
 #include "core/file.hpp"
 #include "core/parallel_for.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
+#include "tests/support/shared_folder.hpp"
 #include "worker/trainer.hpp"
 
 namespace demist {
@@ -75,27 +76,20 @@ class TinyRun {
   Trainer trainer_;
 };
 
-fs::path folder(const std::string& name) {
-  const fs::path path = fs::path(testing::TempDir()) / ("exact_" + name);
-  if (test::world().rank() == 0) fs::remove_all(path);
-  test::world().barrier();
-  return path;
-}
-
 class Exact : public testing::TestWithParam<Case> {};
 
 TEST_P(Exact, OneHashForAnyNumberOfGroupsAndThreads) {
   const mpi::Comm& world = test::world();
   std::string reference;
   for (int groups = 1; groups <= world.size(); ++groups) {
-    const fs::path root = folder("groups");
+    const test::SharedFolder root;
     const mpi::Comm comm = world.split(world.rank() < groups ? 0 : 1, world.rank());
     if (world.rank() < groups) {
       use_threads(groups == 1 ? 2 : 1, 0, 4);
       TinyRun run(comm, GetParam());
       const double ratio = run.advance(kSteps, groups % 2 == 0);
       EXPECT_LT(ratio, 0.9) << "the model did not learn";
-      const std::string hash = run.hash(root);
+      const std::string hash = run.hash(root.path());
       if (reference.empty()) reference = hash;
       EXPECT_EQ(hash, reference) << groups << " groups";
     }
@@ -112,8 +106,7 @@ TEST_P(Exact, ThreadsDoNotMatter) {
     use_threads(threads, 0, 4);
     TinyRun run(self, GetParam());
     run.advance(20, false);
-    hashes.push_back(run.hash(fs::path(testing::TempDir()) / "exact_threads"));
-    fs::remove_all(fs::path(testing::TempDir()) / "exact_threads");
+    hashes.push_back(run.hash(test::TemporaryFolder().path()));
   }
   EXPECT_EQ(hashes[0], hashes[1]);
   EXPECT_EQ(hashes[0], hashes[2]);
@@ -122,26 +115,26 @@ TEST_P(Exact, ThreadsDoNotMatter) {
 TEST_P(Exact, ResumeOnAnotherNumberOfRanksGivesTheSameBits) {
   const mpi::Comm& world = test::world();
   use_threads(1, world.rank(), world.size());
-  const fs::path straight_root = folder("straight"), broken_root = folder("broken");
+  const test::SharedFolder straight_root, broken_root;
   std::string straight;
   {
     TinyRun run(world, GetParam());
     run.advance(30, false);
-    straight = run.hash(straight_root);
+    straight = run.hash(straight_root.path());
   }
   {
     TinyRun run(world, GetParam());
     run.advance(13, true);
-    run.trainer().save(broken_root, 2);
+    run.trainer().save(broken_root.path(), 2);
   }
   const int fewer = (world.size() + 1) / 2;
   const mpi::Comm comm = world.split(world.rank() < fewer ? 0 : 1, world.rank());
   if (world.rank() < fewer) {
     TinyRun run(comm, GetParam());
-    run.trainer().resume(checkpoint::open_any(broken_root));
+    run.trainer().resume(checkpoint::open_any(broken_root.path()));
     EXPECT_EQ(run.trainer().step(), 13);
     run.advance(30, false);
-    EXPECT_EQ(run.hash(broken_root), straight);
+    EXPECT_EQ(run.hash(broken_root.path()), straight);
   }
   world.barrier();
 }

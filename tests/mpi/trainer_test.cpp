@@ -11,6 +11,7 @@
 #include "core/file.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
+#include "tests/support/shared_folder.hpp"
 
 namespace demist {
 namespace {
@@ -38,18 +39,10 @@ StepReport one_step(Trainer& trainer, int groups) {
   return trainer.run_step();
 }
 
-fs::path folder(const std::string& name) {
-  const fs::path path =
-      fs::path(testing::TempDir()) / ("trainer_" + name + std::to_string(test::world().size()));
-  if (test::world().rank() == 0) fs::remove_all(path);
-  test::world().barrier();
-  return path;
-}
-
-std::string saved_hash(Trainer& trainer, const std::string& name) {
-  const fs::path root = folder(name);
-  trainer.save(root, 1);
-  return checkpoint::open_any(root).hash();
+std::string saved_hash(Trainer& trainer) {
+  const test::SharedFolder root;
+  trainer.save(root.path(), 1);
+  return checkpoint::open_any(root.path()).hash();
 }
 
 TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
@@ -83,11 +76,11 @@ TEST(Trainer, NonFiniteStepLeavesTheStateAlone) {
     trainer.initialize();
     one_step(trainer, test::world().size());
     one_step(trainer, test::world().size());
-    const std::string before = saved_hash(trainer, "finite");
+    const std::string before = saved_hash(trainer);
     const StepReport report = one_step(trainer, test::world().size());
     EXPECT_FALSE(report.finite);
     EXPECT_EQ(trainer.step(), 2);
-    EXPECT_EQ(saved_hash(trainer, "finite"), before);
+    EXPECT_EQ(saved_hash(trainer), before);
   }
 }
 
@@ -107,14 +100,14 @@ TEST(Trainer, FastAgreesWithExactToRounding) {
 
 TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
   const auto source = std::make_shared<test::RandomSource>(61, 2, false);
-  const fs::path root = folder("identity");
+  const test::SharedFolder root;
   {
     Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
     trainer.initialize();
     one_step(trainer, test::world().size());
-    trainer.save(root, 1);
+    trainer.save(root.path(), 1);
   }
-  const auto saved = checkpoint::open_any(root);
+  const auto saved = checkpoint::open_any(root.path());
   const auto refused = [&](auto change, const char* word) {
     TrainerConfig config = tiny();
     change(config);
@@ -139,19 +132,19 @@ TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
 
 TEST(Trainer, ANewStageTakesParametersAndNothingElse) {
   const auto source = std::make_shared<test::RandomSource>(61, 2, false);
-  const fs::path root = folder("stage");
+  const test::SharedFolder root;
   double trained = 0;
   {
     Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
     trainer.initialize();
     for (int s = 0; s < 5; ++s) one_step(trainer, test::world().size());
     trained = trainer.held_out_loss(*source, 2);
-    trainer.save(root, 1);
+    trainer.save(root.path(), 1);
   }
   TrainerConfig next = tiny();
   next.stage = "next";
   Trainer trainer(test::world(), next, source, make_cpu_backend());
-  trainer.load_model(checkpoint::open_any(root));
+  trainer.load_model(checkpoint::open_any(root.path()));
   EXPECT_EQ(trainer.step(), 0);
   EXPECT_EQ(trainer.held_out_loss(*source, 2), trained);
   EXPECT_GT(trainer.planned_bytes(), 100000u);

@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 namespace demist {
 namespace {
@@ -54,8 +55,8 @@ TEST(Metrics, EventsAreJson) {
 }
 
 TEST(Metrics, FileIsAppendedTo) {
-  const fs::path path = fs::path(testing::TempDir()) / "demist_metrics_test.jsonl";
-  fs::remove(path);
+  const test::TemporaryFolder folder;
+  const fs::path path = folder.path() / "metrics.jsonl";
   MetricsFile(path).write("{}");
   MetricsFile(path).write("{\"a\":1}");
   EXPECT_EQ(read_file(path), "{}\n{\"a\":1}\n");

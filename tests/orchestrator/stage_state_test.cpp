@@ -8,23 +8,22 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "orchestrator/summary.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 namespace demist {
 namespace {
 
 class StageStateTest : public testing::Test {
  protected:
-  StageStateTest() : folder_(fs::path(testing::TempDir()) / "demist_stage_state_test") {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
+  StageStateTest() {
     run_.name = "r";
     run_.run_dir = folder_;
     run_.stages = {{"tok", TokenizerStage{}, folder_ / "tok", "h1", {}},
                    {"mlm", TrainingStage{}, folder_ / "mlm", "h2", {"tok"}}};
   }
-  ~StageStateTest() override { fs::remove_all(folder_); }
 
-  fs::path folder_;
+  const test::TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
   RunConfig run_;
 };
 

@@ -113,24 +113,4 @@ inline ck::Meta make_meta(std::int64_t step) {
           .state_json = R"({"scale":[1,2]})"};
 }
 
-// Removed at the end of its scope.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "demist-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw EnvironmentError("cannot make " + name);
-    path_ = name;
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
 }  // namespace demist::test

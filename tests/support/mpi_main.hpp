@@ -1,5 +1,5 @@
-// For MPI tests: `int main(int argc, char** argv) { return demist::test::run_mpi_tests(argc, argv);
-// }` SPDX-License-Identifier: Apache-2.0
+// The main function of MPI tests, and their communicators.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include "core/mpi.hpp"

@@ -11,6 +11,7 @@
 #include "core/file.hpp"
 #include "core/h5.hpp"
 #include "tests/support/checkpoint_state.hpp"
+#include "tests/support/temporary_folder.hpp"
 #include "worker/checkpoint/data_file.hpp"
 #include "worker/checkpoint/describe.hpp"
 #include "worker/checkpoint/layout.hpp"
