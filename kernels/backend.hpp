@@ -94,6 +94,9 @@ class Backend {
   float max_abs(std::span<const float> values);  // NaN when any value is not finite
   // out = acc * 2^-exponent, rounded once to fp32.
   void fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc, int exponent);
+  // out = fp32(round(grad * 2^exponent)) * 2^-exponent: what fixed_point_add of one gradient to
+  // zero and fixed_point_to_float come to, without the integers in memory. out may alias grad.
+  void fixed_point_round(std::span<float> out, std::span<const float> grad, int exponent);
   // Sum of squares in double, each kNormTile elements in a fixed order; out has one value a tile.
   static constexpr std::int64_t kNormTile = 1024;
   void tile_sum_squares(std::span<double> out, std::span<const float> values);
@@ -153,6 +156,8 @@ class Backend {
   virtual float do_max_abs(std::span<const float> values) = 0;
   virtual void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
                                        int exponent) = 0;
+  virtual void do_fixed_point_round(std::span<float> out, std::span<const float> grad,
+                                    int exponent) = 0;
   virtual void do_tile_sum_squares(std::span<double> out, std::span<const float> values) = 0;
   virtual void do_adamw(std::span<float> param, std::span<float> m, std::span<float> v,
                         std::span<const float> grad, TensorView work, const AdamW& op) = 0;

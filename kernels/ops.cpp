@@ -327,6 +327,11 @@ void Backend::fixed_point_to_float(std::span<float> out, std::span<const std::in
   do_fixed_point_to_float(out, acc, exponent);
 }
 
+void Backend::fixed_point_round(std::span<float> out, std::span<const float> grad, int exponent) {
+  Check("fixed_point_round").vector(grad, length(out), "grad");
+  do_fixed_point_round(out, grad, exponent);
+}
+
 void Backend::tile_sum_squares(std::span<double> out, std::span<const float> values) {
   const std::int64_t tiles = (length(values) + kNormTile - 1) / kNormTile;
   Check("tile_sum_squares").vector(out, tiles, "out");

@@ -210,7 +210,7 @@ StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batche
   const std::uint64_t key =
       stream_key(config.seed, "dropout/" + config.stage, static_cast<std::uint64_t>(at_step));
   StepTotals totals;
-  reducer->begin();
+  reducer->begin(batches.size());
   for (const data::MicroBatch& batch : batches) {
     const double loss = model.forward_backward(optimizer.weights(), grad_views, batch, key);
     reducer->add(grads.span());

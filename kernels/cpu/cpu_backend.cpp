@@ -312,6 +312,14 @@ void CpuBackend::do_fixed_point_to_float(std::span<float> out, std::span<const s
   });
 }
 
+void CpuBackend::do_fixed_point_round(std::span<float> out, std::span<const float> grad,
+                                      int exponent) {
+  const double scale = std::ldexp(1.0, exponent), inverse = std::ldexp(1.0, -exponent);
+  parallel_ranges(length(out), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    isa_.fixed_point_round(out.data() + begin, grad.data() + begin, end - begin, {scale, inverse});
+  });
+}
+
 void CpuBackend::do_tile_sum_squares(std::span<double> out, std::span<const float> values) {
   const std::int64_t n = length(values);
   parallel_ranges(length(out), kGrain / kNormTile, [&](std::int64_t begin, std::int64_t end) {

@@ -61,6 +61,8 @@ class CpuBackend final : public Backend {
   void do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
                           int exponent) override;
   float do_max_abs(std::span<const float> values) override;
+  void do_fixed_point_round(std::span<float> out, std::span<const float> grad,
+                            int exponent) override;
   void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
                                int exponent) override;
   void do_tile_sum_squares(std::span<double> out, std::span<const float> values) override;

@@ -65,6 +65,11 @@ struct AdamWRange {
 // Contracts are those of kernels/backend.hpp. Except for attention, which shares its work out
 // itself, each kernel runs on the calling thread and does the rows or elements it is given; partial
 // column sums ([cols] fp32) are overwritten.
+// 2^exponent and 2^-exponent.
+struct FixedPoint {
+  double scale, inverse;
+};
+
 struct IsaKernels {
   const char* name;
 
@@ -100,6 +105,7 @@ struct IsaKernels {
   // `scale` is 2^-exponent.
   void (*fixed_point_to_float)(float* out, const std::int64_t* acc, std::int64_t count,
                                double scale);
+  void (*fixed_point_round)(float* out, const float* grad, std::int64_t count, FixedPoint scale);
   double (*sum_squares)(const float* values, std::int64_t count);
   void (*adamw)(const AdamWRange& range, const AdamW& op);
 };

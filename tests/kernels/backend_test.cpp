@@ -235,6 +235,7 @@ TEST(ShapeErrors, Optimizer) {
   std::vector<std::int64_t> acc(4);
   std::vector<double> tiles(2);
   expect_refused("fixed_point_add", [&](Backend& b) { b.fixed_point_add(acc, t.d3, 0); });
+  expect_refused("fixed_point_round", [&](Backend& b) { b.fixed_point_round(t.d3, t.d4, 0); });
   expect_refused("fixed_point_to_float", [&](Backend& b) { b.fixed_point_to_float(t.d3, acc, 0); });
   expect_refused("tile_sum_squares", [&](Backend& b) { b.tile_sum_squares(tiles, t.d3); });
   expect_refused("adamw", [&](Backend& b) { b.adamw(t.d4, t.d3, t.d4, t.d4, {}, {}); });

@@ -38,6 +38,19 @@ TEST_P(OptimizerTest, FixedPointAddsExactly) {
   EXPECT_EQ(acc, (std::vector<std::int64_t>{1024, 2}));
 }
 
+TEST_P(OptimizerTest, FixedPointRoundIsAddThenToFloat) {
+  for (const std::int64_t n : kSizes)
+    for (const int exponent : {-3, 0, 20, 61}) {
+      std::vector<float> grad = random_floats(n, 5);
+      std::vector<std::int64_t> acc(grad.size());
+      std::vector<float> want(grad.size());
+      backend().fixed_point_add(acc, grad, exponent);
+      backend().fixed_point_to_float(want, acc, exponent);
+      backend().fixed_point_round(grad, grad, exponent);
+      EXPECT_EQ(grad, want) << n << " elements, exponent " << exponent;
+    }
+}
+
 TEST_P(OptimizerTest, FixedPointToFloatRoundsOnce) {
   // 2^54 + 2^30 + 1 is above a tie of fp32: by way of a double it would round down.
   std::vector<std::int64_t> acc = {(1ll << 54) + (1ll << 30) + 1,

@@ -27,15 +27,19 @@ class ExactReducer final : public GradientReducer {
         starts_(table.shard_starts(groups.layout.data_size)),
         limit_(std::ldexp(1.0, kSumBits) / static_cast<double>(max_micro_batches)),
         exponent_(table.parameters().size(), kFirstExponent),
-        largest_(table.parameters().size()),
-        sum_(static_cast<std::size_t>(table.size())) {
+        largest_(table.parameters().size()) {
     if (groups.layout.data_size > 1)
       shard_sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(shard_end() - shard_begin()));
   }
 
-  void begin() override {
+  void begin(std::size_t own_micro_batches) override {
     std::fill(largest_.begin(), largest_.end(), 0.0f);
-    std::fill_n(sum_.data(), sum_.size(), 0);
+    // One gradient in all: it is rounded where it lies, and no integers go through memory.
+    single_ = groups_.layout.data_size == 1 && own_micro_batches == 1;
+    if (!single_) {
+      if (sum_.size() == 0) sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(table_.size()));
+      std::fill_n(sum_.data(), sum_.size(), 0);
+    }
     overflow_ = false;
   }
 
@@ -46,7 +50,9 @@ class ExactReducer final : public GradientReducer {
       const float largest = backend_.max_abs(values);
       // NaN must stick: it compares false with everything.
       if (!(largest <= largest_[i])) largest_[i] = largest;
-      if (fits(largest, exponent_[i]))
+      if (single_)
+        only_ = grads;
+      else if (fits(largest, exponent_[i]))
         backend_.fixed_point_add(part(sum_.span(), p), values, exponent_[i]);
       else
         overflow_ = true;
@@ -66,6 +72,10 @@ class ExactReducer final : public GradientReducer {
       if (!redo || !fits(largest_[i], exponent_[i])) exponent_[i] = next_exponent(i);
     if (redo) return Result::redo;
 
+    if (single_) {
+      round(shard, used);
+      return Result::ready;
+    }
     std::span<const std::int64_t> mine = sum_.span();
     if (groups_.layout.data_size > 1) {
       groups_.data->reduce_scatter_sum(shard_sum_.span(), sum_.span(), starts_);
@@ -135,6 +145,12 @@ class ExactReducer final : public GradientReducer {
     }
   }
 
+  void round(std::span<float> shard, const std::vector<int>& exponents) {
+    std::size_t i = 0;
+    for (const Parameter& p : table_.parameters())
+      backend_.fixed_point_round(part(shard, p), part(only_, p), exponents[i++]);
+  }
+
   const ParameterTable& table_;
   Backend& backend_;
   ParallelGroups& groups_;
@@ -143,6 +159,8 @@ class ExactReducer final : public GradientReducer {
   std::vector<int> exponent_;
   std::vector<float> largest_;
   Buffer<std::int64_t> sum_, shard_sum_;
+  std::span<const float> only_;
+  bool single_ = false;
   bool overflow_ = false;
 };
 

@@ -16,7 +16,7 @@ class FastReducer final : public GradientReducer {
         starts_(table.shard_starts(groups.layout.data_size)),
         sum_(static_cast<std::size_t>(table.size())) {}
 
-  void begin() override { first_ = true; }
+  void begin(std::size_t) override { first_ = true; }
 
   void add(std::span<const float> grads) override {
     const TensorView sum = vector_view(sum_.span());

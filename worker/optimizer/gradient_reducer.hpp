@@ -15,7 +15,8 @@
 
 namespace demist {
 
-// Per step: begin(), add() for each micro-batch of this rank, finish() on all ranks together.
+// Per step: begin(), add() for each micro-batch of this rank, finish() on all ranks together. The
+// gradient given to the last add() must stay as it is until finish().
 class GradientReducer {
  public:
   enum class Result {
@@ -24,7 +25,7 @@ class GradientReducer {
     not_finite,  // some gradient is NaN or infinite
   };
   virtual ~GradientReducer() = default;
-  virtual void begin() = 0;
+  virtual void begin(std::size_t own_micro_batches) = 0;
   virtual void add(std::span<const float> grads) = 0;  // one micro-batch's, the whole arena
   virtual Result finish(std::span<float> shard) = 0;   // collective over the world
   virtual std::size_t bytes() const = 0;

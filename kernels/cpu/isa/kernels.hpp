@@ -33,6 +33,7 @@ FunctionOf<decltype(IsaKernels::cross_entropy_backward)> cross_entropy_backward;
 FunctionOf<decltype(IsaKernels::fixed_point_add)> fixed_point_add;
 FunctionOf<decltype(IsaKernels::max_abs)> max_abs;
 FunctionOf<decltype(IsaKernels::fixed_point_to_float)> fixed_point_to_float;
+FunctionOf<decltype(IsaKernels::fixed_point_round)> fixed_point_round;
 FunctionOf<decltype(IsaKernels::sum_squares)> sum_squares;
 FunctionOf<decltype(IsaKernels::adamw)> adamw;
 

@@ -76,6 +76,21 @@ void fixed_point_to_float(float* out, const std::int64_t* acc, std::int64_t n, d
     out[i] = static_cast<float>(static_cast<double>(static_cast<float>(acc[i])) * scale);
 }
 
+// Through the same two conversions as add_rounded and scaled_floats, 8 at a time on the stack.
+void fixed_point_round(float* out, const float* grad, std::int64_t n, FixedPoint fixed) {
+  std::int64_t i = 0;
+  for (; i + kWide <= n; i += kWide) {
+    alignas(64) std::int64_t acc[kWide] = {};
+    add_rounded(acc, grad + i, fixed.scale);
+    scaled_floats(out + i, acc, fixed.inverse);
+  }
+  for (; i < n; ++i) {
+    std::int64_t acc = 0;
+    fixed_point_add(&acc, grad + i, 1, fixed.scale);
+    fixed_point_to_float(out + i, &acc, 1, fixed.inverse);
+  }
+}
+
 // In 16 running sums whatever the width of a register: every machine gets the same bits.
 double sum_squares(const float* values, std::int64_t n) {
   constexpr int kSums = 16;

@@ -23,6 +23,7 @@ const IsaKernels kKernels = {
     .fixed_point_add = fixed_point_add,
     .max_abs = max_abs,
     .fixed_point_to_float = fixed_point_to_float,
+    .fixed_point_round = fixed_point_round,
     .sum_squares = sum_squares,
     .adamw = adamw,
 };
