@@ -108,6 +108,7 @@ class Converter {
     config.norm = m.norm() == recipe::Model::PRE ? NormPlacement::pre : NormPlacement::post;
     config.hidden_dropout = m.hidden_dropout();
     config.attention_dropout = m.attention_dropout();
+    config.init_stddev = m.init_stddev();
     return config;
   }
 

@@ -137,6 +137,7 @@ void check_model(ParsedRecipe& recipe) {
     check_range(recipe, std::string("model.") + field, value, kAtLeastOne);
   check_range(recipe, "model.hidden_dropout", m.hidden_dropout(), kBelowOne);
   check_range(recipe, "model.attention_dropout", m.attention_dropout(), kBelowOne);
+  check_range(recipe, "model.init_stddev", m.init_stddev(), kBelowOne);
   recipe.require(
       m.hidden() % m.heads() == 0, "model.heads",
       std::to_string(m.heads()) + " heads do not divide hidden = " + std::to_string(m.hidden()),

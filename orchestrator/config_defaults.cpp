@@ -52,7 +52,7 @@ void apply_defaults(recipe::Recipe& recipe) {
              "prompt: '0' response: '1' template: '{prompt}' train: 'train' valid: 'valid' "
              "test: 'test' limit: 0 max_length: 512 ratio: 1");
   complete(recipe.mutable_model(),
-           "positions: 514 hidden_dropout: 0.1 attention_dropout: 0.1 ffn: " +
+           "positions: 514 hidden_dropout: 0.1 attention_dropout: 0.1 init_stddev: 0.02 ffn: " +
                std::to_string(4 * recipe.model().hidden()));
   complete(recipe.mutable_parallel(), "ranks: 1 tensor: 1 threads: 0 peak_gflops: 0");
   complete(recipe.mutable_checkpoint(), "every_steps: 0 keep_last: 2");

@@ -23,6 +23,7 @@ struct ModelConfig {
   float norm_epsilon = 1e-5f;
   float hidden_dropout = 0.1f;
   float attention_dropout = 0.1f;
+  float init_stddev = 0.02f;  // of every matrix: N(0, init_stddev)
   std::int64_t head_dim() const { return hidden / heads; }
 };
 std::string to_json(const ModelConfig& config);

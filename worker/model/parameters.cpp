@@ -57,6 +57,7 @@ class Builder {
   Parameter& matrix(const std::string& name, std::int64_t rows, std::int64_t cols, Split split) {
     Parameter p;
     p.name = name;
+    p.init_stddev = c_.init_stddev;
     p.rows = rows;
     p.cols = cols;
     p.split = split;
