@@ -1,7 +1,8 @@
 # One interface target carries what every folder of the project compiles with.
 add_library(demist_options INTERFACE)
 target_include_directories(demist_options INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_options(demist_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror)
+target_compile_options(demist_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wdeprecated-copy-dtor
+                                               -Werror)
 # Same source, same bits: no value-changing contraction differences between files of one build.
 target_compile_options(demist_options INTERFACE -ffp-contract=off)
 target_compile_definitions(demist_options INTERFACE DEMIST_VERSION="${PROJECT_VERSION}")
