@@ -7,8 +7,10 @@ target_compile_options(demist_options INTERFACE -Wall -Wextra -Wpedantic -Wshado
 target_compile_options(demist_options INTERFACE -ffp-contract=off)
 target_compile_definitions(demist_options INTERFACE DEMIST_VERSION="${PROJECT_VERSION}")
 if(DEMIST_SANITIZE)
+  # Sanitized code confuses GCC's flow analysis.
   target_compile_options(demist_options INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer
-                                                 -fno-sanitize-recover=undefined)
+                                                 -fno-sanitize-recover=undefined -Wno-maybe-uninitialized)
+  target_compile_definitions(demist_options INTERFACE _GLIBCXX_ASSERTIONS)  # bounds of [] as well
   target_link_options(demist_options INTERFACE -fsanitize=address,undefined)
 endif()
 
