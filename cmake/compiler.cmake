@@ -1,13 +1,16 @@
 # One interface target carries what every folder of the project compiles with.
 add_library(demist_options INTERFACE)
 target_include_directories(demist_options INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_options(demist_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror)
+target_compile_options(demist_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wdeprecated-copy-dtor
+                                               -Werror)
 # Same source, same bits: no value-changing contraction differences between files of one build.
 target_compile_options(demist_options INTERFACE -ffp-contract=off)
 target_compile_definitions(demist_options INTERFACE DEMIST_VERSION="${PROJECT_VERSION}")
 if(DEMIST_SANITIZE)
+  # Sanitized code confuses GCC's flow analysis.
   target_compile_options(demist_options INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer
-                                                 -fno-sanitize-recover=undefined)
+                                                 -fno-sanitize-recover=undefined -Wno-maybe-uninitialized)
+  target_compile_definitions(demist_options INTERFACE _GLIBCXX_ASSERTIONS)  # bounds of [] as well
   target_link_options(demist_options INTERFACE -fsanitize=address,undefined)
 endif()
 

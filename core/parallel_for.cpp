@@ -40,9 +40,10 @@ void use_threads(int threads, int local_rank, int local_ranks) {
   const int total = static_cast<int>(cores.size());
   // With more threads than cores the kernel's scheduler does better than any fixed place.
   if (threads * local_ranks > total) return;
+  const auto first = static_cast<std::size_t>(local_rank) * static_cast<std::size_t>(threads);
 #pragma omp parallel num_threads(threads)
   {
-    const int core = cores[static_cast<std::size_t>(local_rank * threads + omp_get_thread_num())];
+    const int core = cores[first + static_cast<std::size_t>(omp_get_thread_num())];
     set_affinity(std::span(&core, 1));
   }
 }

@@ -52,6 +52,7 @@ std::vector<std::uint64_t> language_draws(const std::vector<std::uint64_t>& bloc
   const auto total =
       static_cast<double>(std::accumulate(blocks.begin(), blocks.end(), std::uint64_t{0}));
   std::vector<double> weight;
+  weight.reserve(blocks.size());
   for (const std::uint64_t n : blocks)
     weight.push_back(n == 0 ? 0.0 : std::pow(static_cast<double>(n) / total, alpha));
   const double sum = std::accumulate(weight.begin(), weight.end(), 0.0);

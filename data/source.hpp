@@ -105,7 +105,7 @@ struct TaskOptions {
 };
 // Length-bucketed micro-batches under batch.max_tokens; epochs reshuffle by a keyed permutation.
 // tasks and ratios go together; one task needs no ratio. A ratio is a share of micro-batches.
-std::unique_ptr<Source> make_task_source(std::vector<Task> tasks, std::vector<double> ratios,
+std::unique_ptr<Source> make_task_source(std::vector<Task> tasks, const std::vector<double>& ratios,
                                          const TaskOptions& options);
 
 // Computes make() ahead on a helper thread for an announced list of (step, index).

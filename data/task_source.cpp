@@ -101,6 +101,7 @@ MicroBatch TaskSource::make(std::int64_t step, std::int32_t index) const {
   MicroBatch batch = blank_micro_batch(
       step, index, static_cast<std::int64_t>(members.size()) * copies, batches_[task].cols(item));
   std::vector<Response> responses;
+  responses.reserve(members.size());
   for (const std::uint32_t member : members)
     responses.push_back(fill_sample(batch, static_cast<std::int64_t>(responses.size()),
                                     tasks_[task].examples[member]));
@@ -138,7 +139,7 @@ Response TaskSource::fill_sample(MicroBatch& batch, std::int64_t sample,
 
 }  // namespace
 
-std::unique_ptr<Source> make_task_source(std::vector<Task> tasks, std::vector<double> ratios,
+std::unique_ptr<Source> make_task_source(std::vector<Task> tasks, const std::vector<double>& ratios,
                                          const TaskOptions& options) {
   if (tasks.empty()) throw ConfigError("the stage has no task; name at least one task file");
   return std::make_unique<TaskSource>(std::move(tasks), ratios, options);

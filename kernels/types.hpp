@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 
@@ -34,7 +35,7 @@ struct Dropout {
   float p = 0;            // 0 turns it off
   std::uint64_t key = 0;  // stream_key(seed, stream, step)
   bool active() const { return p > 0; }
-  std::uint32_t threshold() const { return static_cast<std::uint32_t>(p * 65536.0f + 0.5f); }
+  std::uint32_t threshold() const { return static_cast<std::uint32_t>(std::lround(p * 65536.0f)); }
   float keep_scale() const { return 65536.0f / (65536.0f - static_cast<float>(threshold())); }
 };
 
