@@ -48,14 +48,14 @@ class SignalRelay {
   double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
 };
 
-void skip_or_refuse(const StageConfig& stage, StageStatus status, bool redo) {
+void skip_or_refuse(const RunConfig& run, const StageConfig& stage, StageStatus status, bool redo) {
   if (status != StageStatus::changed) return;
   if (!redo)
     throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
                       " holds work made with other settings or inputs; add --redo to delete and "
                       "repeat it, or choose another run with --set run_dir=...");
   log::info("stage " + stage.name + ": made with other settings or inputs; doing it again");
-  forget(stage);
+  forget(run, stage);
 }
 
 // Runs one stage until it is done; the exit code of its processes otherwise.
@@ -122,7 +122,7 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
   for (const StageConfig& stage : run.stages) {
     const std::string key = stage_key(run, stage);
     const StageStatus status = status_of(stage, key);
-    skip_or_refuse(stage, status, options.redo);
+    skip_or_refuse(run, stage, status, options.redo);
     if (status == StageStatus::done) {
       log::info("stage " + stage.name + " is done already");
       continue;
