@@ -41,6 +41,7 @@ class SignalRelay {
     if (ended_at_ > 0 && steady_seconds() > ended_at_ + kPatienceSeconds) ::kill(-pid, SIGKILL);
   }
   bool interrupted() const { return signals_.requested(); }
+  bool ended() const { return ended_at_ > 0; }
 
  private:
   static constexpr double kPatienceSeconds = 2;
@@ -67,7 +68,8 @@ int run_to_end(const RunConfig& run, const SupervisorOptions& options, const Sta
   constexpr auto requeue = static_cast<int>(ExitCode::requeue);
   int code = requeue;
   while (code == requeue && !relay.interrupted()) code = run_process(spec, std::ref(relay));
-  return code;
+  // mpirun's own code says nothing about why its ranks were killed.
+  return relay.ended() ? static_cast<int>(ExitCode::killed) : code;
 }
 
 void report(const RunConfig& run) {
