@@ -17,6 +17,7 @@ enum class ExitCode : int {
   environment = 5,  // MPI, devices, file system
   numeric = 6,      // non-finite loss or gradient
   requeue = 75,     // saved, wants to go on: restart or requeue me
+  killed = 130,     // stopped at once by a second Ctrl-C: goes on from the last checkpoint
 };
 
 // what() is one line: what is wrong, where, and what to do.

@@ -2,14 +2,18 @@
 #include "core/file.hpp"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <thread>
 #include <utility>
 
 #include "core/error.hpp"
@@ -94,6 +98,29 @@ std::uint64_t free_bytes(const fs::path& path) {
   if (error) throw EnvironmentError(path.string() + ": cannot read free space: " + error.message());
   return space.available;
 }
+
+FileLock::FileLock(const fs::path& path, double patience_seconds)
+    : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+  if (fd_ < 0) throw EnvironmentError(path.string() + ": cannot open: " + reason());
+  constexpr auto pause = std::chrono::milliseconds(50);
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::duration<double>(patience_seconds);
+  while (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    if (std::chrono::steady_clock::now() >= end) {
+      ::close(fd_);
+      throw EnvironmentError(path.string() + ": another process works here (" + read_file(path) +
+                             "); wait for it, or end it");
+    }
+    std::this_thread::sleep_for(pause);
+  }
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  const std::string holder = std::string(host.data()) + " process " + std::to_string(::getpid());
+  // Only for the message: a full disk does not weaken the lock.
+  if (::ftruncate(fd_, 0) == 0) (void)!::pwrite(fd_, holder.data(), holder.size(), 0);
+}
+
+FileLock::~FileLock() { ::close(fd_); }
 
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path, O_RDONLY);

@@ -1,4 +1,4 @@
-// Files that are whole or absent: atomic writes, durable renames, read-only maps.
+// Files that are whole or absent: atomic writes, durable renames, locks, read-only maps.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -26,6 +26,21 @@ void durable_rename(const fs::path& from, const fs::path& to);  // rename, then 
 
 // Bytes that an unprivileged writer may still use on the file system that holds `path`.
 std::uint64_t free_bytes(const fs::path& path);
+
+// An exclusive lock on `path`, made when absent, that ends with the object or, however it ends,
+// with the process. Waits `patience_seconds` for a holder that is just going. Throws
+// EnvironmentError naming the holder (host and process). A file system without locks grants every
+// one.
+class FileLock {
+ public:
+  FileLock(const fs::path& path, double patience_seconds);
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+  ~FileLock();
+
+ private:
+  int fd_ = -1;
+};
 
 // A read-only mapping of a whole file. Plain mmap: MADV_SEQUENTIAL made cold reads 50x slower.
 class MappedFile {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
 
 #include "core/mpi_handle.hpp"
@@ -176,6 +177,8 @@ Outcome attempt(const std::function<void()>& phase) {
     return {};
   } catch (const Error& error) {
     return {error.code(), error.what()};
+  } catch (const std::filesystem::filesystem_error& error) {
+    return {ExitCode::environment, error.what() + std::string("; check its permissions")};
   } catch (const std::exception& error) {
     return {ExitCode::internal, error.what()};
   }

@@ -132,7 +132,7 @@ TaskRows parse_task_rows(const TaskFile& file, const std::string& split,
   if (static_cast<double>(rows.malformed) > file.max_invalid_fraction * static_cast<double>(lines))
     throw DataError(first_fault + "; " + std::to_string(rows.malformed) + " of " +
                     std::to_string(lines) +
-                    " rows are malformed; mend the file or raise max_invalid_fraction");
+                    " rows are malformed; mend the file, or correct the names of its fields");
   if (rows.prompts.empty())
     throw DataError(file.path.string() + ": no row of " + std::to_string(lines) +
                     (file.split_field.empty()

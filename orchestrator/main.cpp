@@ -21,20 +21,18 @@ int report(int code, const std::string& message, const mpi::Comm& world) {
 
 int main(int argc, char** argv) {
   const cli::Arguments arguments(argv + 1, argv + argc);
-  std::optional<mpi::Session> session;  // outlives the try block: unwinding must not finalize MPI
+  std::optional<mpi::Session> session;  // outlives the attempt: unwinding must not finalize MPI
   mpi::Comm world;
   int code = 0;
-  try {
+  const mpi::Outcome outcome = mpi::attempt([&] {
     const cli::Command& command = cli::find_command(arguments);
     if (command.on_every_rank) session.emplace(&argc, &argv);
     if (session) world = session->world();
     log::configure(world.rank(), world.size());
-    return cli::run(command, arguments, world);
-  } catch (const Error& error) {
-    code = report(static_cast<int>(error.code()), error.what(), world);
-  } catch (const std::exception& error) {
-    code = report(static_cast<int>(ExitCode::internal), error.what(), world);
-  }
+    code = cli::run(command, arguments, world);
+  });
+  if (outcome.code == ExitCode::done) return code;
+  code = report(static_cast<int>(outcome.code), outcome.message, world);
   if (session && world.size() > 1) session->abort(code);
   return code;
 }

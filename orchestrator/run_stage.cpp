@@ -77,6 +77,9 @@ void open_log(const mpi::Comm& world, const fs::path& run_dir) {
                            number + ".log"));
 }
 
+// A killed run's processes may need a moment to go.
+constexpr double kLockPatience = 3;  // seconds
+
 void refuse_if_changed(const StageConfig& stage, StageStatus status) {
   if (status == StageStatus::changed)
     throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
@@ -96,8 +99,11 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
                    ProgressStyle progress) {
   StageState state;
   StageStatus status = StageStatus::absent;
+  std::optional<FileLock> lock;
   mpi::together(world, "open stage " + stage.name, [&] {
     open_log(world, run.run_dir);
+    // Two runs in one folder would write each other's checkpoints.
+    if (world.rank() == 0) lock.emplace(run.run_dir / "lock", kLockPatience);
     state.key = stage_key(run, stage);
     status = status_of(stage, state.key);
     refuse_if_changed(stage, status);

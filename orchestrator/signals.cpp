@@ -10,27 +10,39 @@ namespace {
 // A handler can reach nothing but a global.
 volatile std::sig_atomic_t received = 0;
 
-extern "C" void count_signal(int) { received = received + 1; }
+extern "C" void count_signal(int signal) {
+  // A closing terminal hangs up twice, by its shell and by the kernel: that is one request.
+  if (signal != SIGHUP || received == 0) received = received + 1;
+}
 
-constexpr std::array kSignals = {SIGINT, SIGTERM, SIGUSR1};
+constexpr std::array kSignals = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
+
+bool ends_on_second(int signal) { return signal == SIGINT || signal == SIGTERM; }
+
+bool is_ignored(int signal) {
+  struct sigaction now {};
+  return sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
+}
 
 }  // namespace
 
 StopSignals::StopSignals(Second second) {
   received = 0;
   for (const int signal : kSignals) {
+    if (signal == SIGHUP && is_ignored(signal)) continue;  // nohup
     struct sigaction action {};
     action.sa_handler = count_signal;
     sigemptyset(&action.sa_mask);
     action.sa_flags = SA_RESTART;
-    if (signal != SIGUSR1 && second == Second::ends_process)
+    if (ends_on_second(signal) && second == Second::ends_process)
       action.sa_flags |= static_cast<int>(SA_RESETHAND);
     sigaction(signal, &action, nullptr);
   }
 }
 
 StopSignals::~StopSignals() {
-  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
+  for (const int signal : kSignals)
+    if (!is_ignored(signal)) std::signal(signal, SIG_DFL);
 }
 
 int StopSignals::count() const { return received; }

@@ -99,6 +99,11 @@ StageStatus status_of(const StageConfig& stage, const std::string& key) {
   return StageStatus::absent;
 }
 
-void forget(const StageConfig& stage) { fs::remove_all(stage.folder); }
+void forget(const RunConfig& run, const StageConfig& stage) {
+  if (std::holds_alternative<CorpusStage>(stage.work))
+    for (const CorpusConfig& corpus : run.corpora)
+      if (corpus.built) fs::remove_all(corpus.build.output);
+  fs::remove_all(stage.folder);
+}
 
 }  // namespace demist

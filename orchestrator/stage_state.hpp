@@ -40,7 +40,8 @@ enum class StageStatus { absent, started, done, changed };
 // changed: its folder holds work made with other settings or inputs.
 StageStatus status_of(const StageConfig& stage, const std::string& key);
 
-// Deletes the stage's folder. REQUIRES: nobody works in it.
-void forget(const StageConfig& stage);
+// Deletes the stage's folder, and the corpora that a CORPUS stage built: a build refuses to go on
+// from another one's shards. REQUIRES: nobody works there.
+void forget(const RunConfig& run, const StageConfig& stage);
 
 }  // namespace demist

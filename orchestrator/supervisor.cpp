@@ -41,6 +41,7 @@ class SignalRelay {
     if (ended_at_ > 0 && steady_seconds() > ended_at_ + kPatienceSeconds) ::kill(-pid, SIGKILL);
   }
   bool interrupted() const { return signals_.requested(); }
+  bool ended() const { return ended_at_ > 0; }
 
  private:
   static constexpr double kPatienceSeconds = 2;
@@ -48,14 +49,14 @@ class SignalRelay {
   double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
 };
 
-void skip_or_refuse(const StageConfig& stage, StageStatus status, bool redo) {
+void skip_or_refuse(const RunConfig& run, const StageConfig& stage, StageStatus status, bool redo) {
   if (status != StageStatus::changed) return;
   if (!redo)
     throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
                       " holds work made with other settings or inputs; add --redo to delete and "
                       "repeat it, or choose another run with --set run_dir=...");
   log::info("stage " + stage.name + ": made with other settings or inputs; doing it again");
-  forget(stage);
+  forget(run, stage);
 }
 
 // Runs one stage until it is done; the exit code of its processes otherwise.
@@ -67,7 +68,8 @@ int run_to_end(const RunConfig& run, const SupervisorOptions& options, const Sta
   constexpr auto requeue = static_cast<int>(ExitCode::requeue);
   int code = requeue;
   while (code == requeue && !relay.interrupted()) code = run_process(spec, std::ref(relay));
-  return code;
+  // mpirun's own code says nothing about why its ranks were killed.
+  return relay.ended() ? static_cast<int>(ExitCode::killed) : code;
 }
 
 void report(const RunConfig& run) {
@@ -122,7 +124,7 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
   for (const StageConfig& stage : run.stages) {
     const std::string key = stage_key(run, stage);
     const StageStatus status = status_of(stage, key);
-    skip_or_refuse(stage, status, options.redo);
+    skip_or_refuse(run, stage, status, options.redo);
     if (status == StageStatus::done) {
       log::info("stage " + stage.name + " is done already");
       continue;

@@ -223,7 +223,8 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
   StageData data;
   mpi::together(world, "open data of stage " + stage.name,
                 [&] { data = open_stage_data(run, std::get<TrainingStage>(stage.work)); });
-  Trainer trainer(world, trainer_config(run, stage, data), data.train, make_cpu_backend());
+  Trainer trainer(world, trainer_config(run, stage, data), data.train, make_cpu_backend(),
+                  data.held_out.get());
   load_state(world, run, stage, trainer);
   const Stop stop = StepLoop(world, run, stage, trainer, data, progress, state).run();
   switch (stop.reason) {

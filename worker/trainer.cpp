@@ -43,6 +43,15 @@ struct StepTotals {
   }
 };
 
+// A small training set's largest micro-batch may be smaller than the held-out set's.
+Model::Limits limits_of(const data::Source& source, const data::Source* held_out) {
+  Model::Limits limits{source.max_tokens(), source.max_targets(), true};
+  if (held_out == nullptr) return limits;
+  limits.tokens = std::max(limits.tokens, held_out->max_tokens());
+  limits.targets = std::max(limits.targets, held_out->max_targets());
+  return limits;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -61,7 +70,8 @@ double model_flops(const ModelConfig& c, const data::MicroBatch& batch) {
 
 struct Trainer::Impl {
   Impl(const mpi::Comm& comm, const TrainerConfig& trainer_config,
-       std::shared_ptr<const data::Source> steps, std::unique_ptr<Backend> device)
+       std::shared_ptr<const data::Source> steps, std::unique_ptr<Backend> device,
+       const data::Source* held_out)
       : world(comm),
         config(trainer_config),
         source(std::move(steps)),
@@ -70,7 +80,7 @@ struct Trainer::Impl {
         table(config.model, groups.layout.tensor_size, groups.layout.tensor_rank),
         optimizer(config.model, table, *backend, groups, config.compute, config.optimizer),
         model(config.model, table, *backend, *groups.tensor, config.compute,
-              {source->max_tokens(), source->max_targets(), true}),
+              limits_of(*source, held_out)),
         grads(static_cast<std::size_t>(table.size())),
         shard_grads(static_cast<std::size_t>(optimizer.shard_size())),
         reducer(config.reduction == Reduction::exact
@@ -110,8 +120,10 @@ struct Trainer::Impl {
 };
 
 Trainer::Trainer(const mpi::Comm& world, const TrainerConfig& config,
-                 std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend)
-    : impl_(std::make_unique<Impl>(world, config, std::move(source), std::move(backend))) {}
+                 std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend,
+                 const data::Source* held_out)
+    : impl_(
+          std::make_unique<Impl>(world, config, std::move(source), std::move(backend), held_out)) {}
 Trainer::~Trainer() = default;
 
 std::int64_t Trainer::step() const { return impl_->step; }

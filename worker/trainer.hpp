@@ -52,9 +52,11 @@ struct TrainerConfig {
 
 class Trainer {
  public:
-  // Collective over world. Plans and allocates everything. The source is shared and read-only.
+  // Collective over world. Plans and allocates everything, also for held_out_loss(*held_out).
+  // Sources are shared and read-only; held_out may be null.
   Trainer(const mpi::Comm& world, const TrainerConfig& config,
-          std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend);
+          std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend,
+          const data::Source* held_out = nullptr);
   ~Trainer();
 
   void initialize();  // N(0, 0.02) from Philox by logical position: the same for any layout

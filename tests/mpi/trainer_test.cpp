@@ -98,6 +98,15 @@ TEST(Trainer, FastAgreesWithExactToRounding) {
   EXPECT_NEAR(losses[0], losses[1], 1e-4 * losses[0]);
 }
 
+TEST(Trainer, HeldOutMicroBatchesMayBeTheLargerOnes) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false, 1, 8);
+  const test::RandomSource held_out(61, 2, false, 6, 24);
+  Trainer trainer(test::world(), tiny(), source, make_cpu_backend(), &held_out);
+  trainer.initialize();
+  EXPECT_TRUE(std::isfinite(trainer.held_out_loss(held_out, 2)));
+  EXPECT_TRUE(one_step(trainer, test::world().size()).finite);
+}
+
 TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
   const auto source = std::make_shared<test::RandomSource>(61, 2, false);
   const test::SharedFolder root;

@@ -56,7 +56,7 @@ TEST_F(StageStateTest, StatusFollowsTheFolder) {
   write_done(tok, full_state());
   EXPECT_EQ(status_of(tok, "k"), StageStatus::done);
   EXPECT_EQ(status_of(tok, "other"), StageStatus::changed);
-  forget(tok);
+  forget(run_, tok);
   EXPECT_EQ(status_of(tok, "k"), StageStatus::absent);
 }
 
@@ -105,6 +105,20 @@ TEST(Samples, AreShortenedAtCharacters) {
   const std::string text = format_samples(sample.dump() + "\n" + sample.dump() + "\n", 1);
   EXPECT_NE(text.find(long_prompt + "..."), std::string::npos) << text;
   EXPECT_EQ(text.find("prompt"), text.rfind("prompt"));
+}
+
+TEST_F(StageStateTest, ForgettingACorpusStageDeletesWhatItBuilt) {
+  const StageConfig stage{"corpus", CorpusStage{}, folder_ / "corpus", "h", {}};
+  run_.corpora.resize(2);
+  run_.corpora[0].build.output = folder_ / "made";
+  run_.corpora[0].built = true;
+  run_.corpora[1].build.output = folder_ / "given";
+  for (const fs::path& path : {stage.folder, folder_ / "made", folder_ / "given"})
+    fs::create_directories(path);
+  forget(run_, stage);
+  EXPECT_FALSE(fs::exists(stage.folder));
+  EXPECT_FALSE(fs::exists(folder_ / "made"));
+  EXPECT_TRUE(fs::exists(folder_ / "given"));
 }
 
 }  // namespace

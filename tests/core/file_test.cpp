@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/file.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <optional>
+
+#include "core/error.hpp"
+
+namespace demist {
+namespace {
+
+class FileTest : public testing::Test {
+ protected:
+  FileTest()
+      : folder_(fs::path(testing::TempDir()) / ("demist_file_test_" + std::to_string(::getpid()))) {
+    fs::create_directories(folder_);
+  }
+  ~FileTest() override { fs::remove_all(folder_); }
+  fs::path folder_;
+};
+
+TEST_F(FileTest, AtomicWriteReplacesTheWholeAndLeavesNothingElse) {
+  atomic_write(folder_ / "a", "a long first content");
+  atomic_write(folder_ / "a", "short");
+  EXPECT_EQ(read_file(folder_ / "a"), "short");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
+  EXPECT_THROW(atomic_write(folder_ / "no folder" / "a", "x"), EnvironmentError);
+  EXPECT_THROW(read_file(folder_ / "missing"), DataError);
+}
+
+TEST_F(FileTest, ALockNamesItsHolderAndEndsWithIt) {
+  std::optional<FileLock> first(std::in_place, folder_ / "lock", 0);
+  try {
+    const FileLock second(folder_ / "lock", 0.1);
+    ADD_FAILURE() << "two locks at once";
+  } catch (const EnvironmentError& error) {
+    EXPECT_NE(std::string(error.what()).find("process " + std::to_string(::getpid())),
+              std::string::npos)
+        << error.what();
+  }
+  first.reset();
+  EXPECT_NO_THROW(FileLock(folder_ / "lock", 0));
+  EXPECT_THROW(FileLock(folder_ / "no folder" / "lock", 0), EnvironmentError);
+}
+
+}  // namespace
+}  // namespace demist
