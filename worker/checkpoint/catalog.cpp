@@ -70,14 +70,13 @@ void prune(const fs::path& root, const fs::path& written, int keep_last) {
   }
   int kept = 0;
   for (const Entry& entry : list_entries(root)) {
-    if (entry.path.filename() == written.filename()) {
-      ++kept;
-    } else if (entry.replaced ? fs::exists(root / directory_name(entry.step))
-                              : keep_last > 0 && kept >= keep_last) {
+    const bool is_new = entry.path.filename() == written.filename();
+    const bool superfluous = entry.replaced ? fs::exists(root / directory_name(entry.step))
+                                            : keep_last > 0 && kept >= keep_last;
+    if (superfluous && !is_new)
       fs::remove_all(entry.path);
-    } else {
+    else
       ++kept;
-    }
   }
 }
 
