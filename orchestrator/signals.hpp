@@ -4,8 +4,8 @@
 
 namespace demist {
 
-// While alive, SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a closed terminal) are counted instead of ending
-// the process; an ignored SIGHUP (nohup) stays ignored.
+// While alive, SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a closed terminal) are counted instead of
+// ending the process; an ignored SIGHUP (nohup) stays ignored.
 class StopSignals {
  public:
   enum class Second { ends_process, is_counted };  // of SIGINT and SIGTERM
