@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <iostream>
 
 #include "core/error.hpp"
@@ -14,20 +15,25 @@
 namespace demist::cli {
 namespace {
 
-void append_lines(std::istream& in, std::vector<std::string>& prompts) {
-  for (std::string line; std::getline(in, line);) prompts.push_back(line);
+using PromptSink = std::function<void(const std::string& prompt)>;
+
+void each_line(std::istream& in, const PromptSink& sink) {
+  for (std::string line; std::getline(in, line);) sink(line);
 }
 
-std::vector<std::string> read_prompts(const Options& options) {
-  std::vector<std::string> prompts(options.positionals().begin() + 1, options.positionals().end());
+bool reads_stdin(const Options& options) {
   const auto file = options.find("file");
-  if (file && *file != "-") {
+  return file ? *file == "-" : options.positionals().size() == 1;
+}
+
+void each_prompt(const Options& options, const PromptSink& sink) {
+  for (std::size_t i = 1; i < options.positionals().size(); ++i) sink(options.positionals()[i]);
+  if (reads_stdin(options)) return each_line(std::cin, sink);
+  if (const auto file = options.find("file")) {
     std::ifstream in(*file);
     if (!in) throw DataError(*file + ": cannot be read; name a text file, a prompt a line");
-    append_lines(in, prompts);
+    each_line(in, sink);
   }
-  if ((file && *file == "-") || (!file && prompts.empty())) append_lines(std::cin, prompts);
-  return prompts;
 }
 
 // One state of the canvas as text. The tokenizer shows a masked position as "<mask>"; a light block
@@ -55,6 +61,43 @@ generate::StepObserver step_observer(const data::Tokenizer& tokenizer) {
   };
 }
 
+// Collects prompts and answers them `group` at a time; an answer does not depend on its company.
+class Answers {
+ public:
+  Answers(Generator& generator, const generate::SamplerOptions& sampler, std::int32_t length,
+          std::size_t group)
+      : generator_(generator), sampler_(sampler), length_(length), group_(group) {}
+
+  void add(const std::string& prompt, const generate::StepObserver& observe) {
+    pending_.push_back({generator_.tokenizer().encode(prompt), length_, next_id_++});
+    const std::size_t tokens = pending_.back().prompt.size();
+    const std::int32_t room = generator_.longest_response(tokens);
+    if (room < length_)
+      throw DataError("prompt " + std::to_string(next_id_) + " has " + std::to_string(tokens) +
+                      " tokens and leaves room for " + std::to_string(room) +
+                      "; shorten it, or lower --length");
+    if (pending_.size() == group_) flush(observe);
+  }
+
+  void flush(const generate::StepObserver& observe) {
+    if (pending_.empty()) return;
+    for (const generate::Response& response : generator_.decode(pending_, sampler_, observe)) {
+      if (observe) std::fputs("\n", stderr);
+      std::printf("%s\n", generator_.tokenizer().decode(response.ids).c_str());
+    }
+    std::fflush(stdout);
+    pending_.clear();
+  }
+
+ private:
+  Generator& generator_;
+  const generate::SamplerOptions sampler_;
+  const std::int32_t length_;
+  const std::size_t group_;
+  std::vector<generate::Request> pending_;
+  std::uint64_t next_id_ = 0;
+};
+
 }  // namespace
 
 int generate(const Arguments& arguments, const mpi::Comm&) {
@@ -74,19 +117,11 @@ int generate(const Arguments& arguments, const mpi::Comm&) {
                       compute_option(options));
   const generate::StepObserver observe =
       options.has("show-steps") ? step_observer(generator.tokenizer()) : generate::StepObserver{};
-  std::uint64_t id = 0;
-  for (const std::string& prompt : read_prompts(options)) {
-    generate::Request request{generator.tokenizer().encode(prompt), length, id++};
-    const std::int32_t room = generator.longest_response(request.prompt.size());
-    if (room < length)
-      throw DataError("prompt " + std::to_string(id) + " has " +
-                      std::to_string(request.prompt.size()) + " tokens and leaves room for " +
-                      std::to_string(room) + "; shorten it, or lower --length");
-    const auto responses = generator.decode({request}, sampler, observe);
-    if (observe) std::fputs("\n", stderr);
-    std::printf("%s\n", generator.tokenizer().decode(responses.front().ids).c_str());
-    std::fflush(stdout);
-  }
+  // Someone who types, or watches the steps, wants each answer at once.
+  const bool one_by_one = observe || (reads_stdin(options) && ::isatty(STDIN_FILENO) == 1);
+  Answers answers(generator, sampler, length, one_by_one ? 1 : 64);
+  each_prompt(options, [&](const std::string& prompt) { answers.add(prompt, observe); });
+  answers.flush(observe);
   return 0;
 }
 

@@ -112,6 +112,35 @@ TEST_P(Exact, ThreadsDoNotMatter) {
   EXPECT_EQ(hashes[0], hashes[2]);
 }
 
+// At these sizes oneDNN chooses other kernels than for the tiny model, and could split reductions.
+TEST(ExactWide, ThreadsDoNotMatterForAWideModel) {
+  if (test::world().rank() != 0) return;
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    TrainerConfig config = tiny({compute, false});
+    config.model.hidden = 384;
+    config.model.ffn = 1536;
+    config.model.heads = 6;
+    config.model.vocab = 8002;
+    config.model.positions = 130;
+    const auto source = std::make_shared<test::RandomSource>(8002, 1, true, 16, 128);
+    std::vector<std::string> hashes;
+    for (const int threads : {1, 2, 3}) {
+      use_threads(threads, 0, 4);
+      Trainer trainer(test::self(), config, source, make_cpu_backend());
+      trainer.initialize();
+      for (std::int64_t s = 0; s < 2; ++s) {
+        trainer.announce({s, {0}});
+        trainer.run_step();
+      }
+      const test::TemporaryFolder folder;
+      trainer.save(folder.path(), 1);
+      hashes.push_back(checkpoint::open_any(folder.path()).hash());
+    }
+    EXPECT_EQ(hashes[0], hashes[1]) << name_of(compute);
+    EXPECT_EQ(hashes[0], hashes[2]) << name_of(compute);
+  }
+}
+
 TEST_P(Exact, ResumeOnAnotherNumberOfRanksGivesTheSameBits) {
   const mpi::Comm& world = test::world();
   use_threads(1, world.rank(), world.size());
