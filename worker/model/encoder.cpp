@@ -59,14 +59,14 @@ void Model::layer_forward(const ModelViews& weights, const EncoderInput& input,
   backend_.attention_forward(a.attention.top(n), a.lse.view().col_slice(0, n), a.qkv.top(n),
                              attention_op(input, layer));
   // 3) output projection; 4) dropout, residual, norm
-  row_parallel(work_a_.top(n), a.attention.top(n), w.output);
+  group_product(work_a_.top(n), a.attention.top(n), w.output, Transpose::b);
   half_block_end(weights, input, attention_half, w.output_bias);
   // 5) FFN in; 6) GELU
   const TensorView h = norm_activations(attention_half).y.top(n);
   backend_.gemm(a.ffn_pre.top(n), h, w.ffn_in, Transpose::b);
   backend_.bias_gelu_forward(a.ffn_act.top(n), a.ffn_pre.top(n), w.ffn_in_bias);
   // 7) FFN out; 8) dropout, residual, norm
-  row_parallel(work_a_.top(n), a.ffn_act.top(n), w.ffn_out);
+  group_product(work_a_.top(n), a.ffn_act.top(n), w.ffn_out, Transpose::b);
   half_block_end(weights, input, attention_half + 1, w.ffn_out_bias);
 }
 
@@ -91,14 +91,16 @@ void Model::half_block_end(const ModelViews& weights, const EncoderInput& input,
                                   .grid = input.grid});
 }
 
-// out = x W^T where each rank holds some columns of W and x: a sum over the tensor group, in fp32.
-void Model::row_parallel(TensorView out, ConstTensorView x, ConstTensorView weight) {
+// out = x W^T of a column-split W (forward), or dy W of a row-split one (backward): each rank holds
+// part of the reduced dimension, so the products are summed over the tensor group, in fp32.
+void Model::group_product(TensorView out, ConstTensorView x, ConstTensorView weight,
+                          Transpose transpose) {
   if (tensor_.size() == 1) {
-    backend_.gemm(out, x, weight, Transpose::b);
+    backend_.gemm(out, x, weight, transpose);
     return;
   }
   const TensorView part = partial_.top(x.rows);
-  backend_.gemm(part, x, weight, Transpose::b);
+  backend_.gemm(part, x, weight, transpose);
   tensor_.all_reduce_sum({part.as<float>(), static_cast<std::size_t>(part.size())});
   backend_.convert(out, part);
 }

@@ -33,7 +33,7 @@ void Model::layer_backward(const ModelViews& weights, const ModelViews& grads,
   // 6) GELU; 5) FFN in
   backend_.bias_gelu_backward(dact, g.ffn_in_bias, dact, a.ffn_pre.top(n), w.ffn_in_bias);
   backend_.gemm(g.ffn_in, dact, norm_activations(attention_half).y.top(n), Transpose::a);
-  column_parallel_backward(work_a_.top(n), dact, w.ffn_in);
+  group_product(work_a_.top(n), dact, w.ffn_in, Transpose::none);
   // 4) norm, residual, dropout
   half_block_backward(weights, grads, input, attention_half, g.output_bias);
   // 3) output projection
@@ -47,7 +47,7 @@ void Model::layer_backward(const ModelViews& weights, const ModelViews& grads,
   // 1) q, k, v
   backend_.column_sum(g.qkv_bias, dqkv);
   backend_.gemm(g.qkv, dqkv, norm_activations(attention_half - 1).y.top(n), Transpose::a);
-  column_parallel_backward(work_a_.top(n), dqkv, w.qkv);
+  group_product(work_a_.top(n), dqkv, w.qkv, Transpose::none);
 }
 
 // From (work_a, work_b) behind half-block `half`: work_c = gradient of its last product's output,
@@ -103,19 +103,6 @@ void Model::embed_backward(const ModelViews& weights, const ModelViews& grads,
                                    .grid = input.grid});
   backend_.embed_backward(grads.word, vocab_begin_, grads.position, grads.type, work_c_.top(n),
                           input.ids, input.positions, 1);
-}
-
-// dx = dy W where each rank holds some rows of W (the output features): a sum over the tensor
-// group.
-void Model::column_parallel_backward(TensorView dx, ConstTensorView dy, ConstTensorView weight) {
-  if (tensor_.size() == 1) {
-    backend_.gemm(dx, dy, weight, Transpose::none);
-    return;
-  }
-  const TensorView part = partial_.top(dy.rows);
-  backend_.gemm(part, dy, weight, Transpose::none);
-  tensor_.all_reduce_sum({part.as<float>(), static_cast<std::size_t>(part.size())});
-  backend_.convert(dx, part);
 }
 
 }  // namespace demist

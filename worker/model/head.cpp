@@ -114,7 +114,7 @@ void Model::chunk_backward(const ModelViews& weights, const ModelViews& grads,
       std::span(batch.smooth).subspan(from, size), vocab_begin_, vocab_valid_, config_.vocab);
   backend_.gemm(grads.word, dlogits, head_out_.view().row_slice(begin, count), Transpose::a,
                 begin > 0);
-  column_parallel_backward(head_grad_.view().row_slice(begin, count), dlogits, weights.word);
+  group_product(head_grad_.view().row_slice(begin, count), dlogits, weights.word, Transpose::none);
 }
 
 // 11), 10), 9): from head_grad to the gradient of the gathered rows, left in head_in

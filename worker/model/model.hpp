@@ -65,7 +65,8 @@ class Model {
   void layer_forward(const ModelViews& weights, const EncoderInput& input, std::int64_t layer);
   void half_block_end(const ModelViews& weights, const EncoderInput& input, std::int64_t half,
                       std::span<const float> bias);
-  void row_parallel(TensorView out, ConstTensorView x, ConstTensorView weight);
+  void group_product(TensorView out, ConstTensorView x, ConstTensorView weight,
+                     Transpose transpose);
   // encoder_backward.cpp
   void encode_backward(const ModelViews& weights, const ModelViews& grads,
                        const EncoderInput& input);
@@ -75,7 +76,6 @@ class Model {
                       std::int64_t layer);
   void half_block_backward(const ModelViews& weights, const ModelViews& grads,
                            const EncoderInput& input, std::int64_t half, std::span<float> dbias);
-  void column_parallel_backward(TensorView dx, ConstTensorView dy, ConstTensorView weight);
   // head.cpp
   double head_loss(const ModelViews& weights, const ModelViews* grads,
                    const data::MicroBatch& batch);
