@@ -1,6 +1,6 @@
 // Time of a whole MLM training step on random tokens, in the shape of torch_baseline.py beside it.
 // Usage: step_bench [--layers L] [--d D] [--heads H] [--vocab V] [--batch B] [--seq T] [--steps N]
-//                   [--threads N] [--fp32] [--dropout P] [--fast]
+//                   [--micro-batches N] [--threads N] [--fp32] [--dropout P] [--fast]
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/resource.h>
 
@@ -21,14 +21,15 @@ namespace {
 // Full rows; a fixed share of positions, chosen at random, are targets.
 class BenchSource final : public data::Source {
  public:
-  BenchSource(std::int64_t vocab, std::int64_t rows, std::int64_t cols)
-      : vocab_(vocab), rows_(rows), cols_(cols) {}
-  std::int32_t micro_batches() const override { return 1; }
+  BenchSource(std::int64_t vocab, std::int32_t micro_batches, std::int64_t rows, std::int64_t cols)
+      : vocab_(vocab), micro_batches_(micro_batches), rows_(rows), cols_(cols) {}
+  std::int32_t micro_batches() const override { return micro_batches_; }
   std::int64_t max_tokens() const override { return rows_ * cols_; }
   std::int64_t max_targets() const override { return max_tokens() * 15 / 100; }
 
-  data::MicroBatch make(std::int64_t step, std::int32_t) const override {
-    const std::uint64_t key = stream_key(1, "bench", static_cast<std::uint64_t>(step));
+  data::MicroBatch make(std::int64_t step, std::int32_t index) const override {
+    const std::int64_t batch = step * micro_batches_ + index;
+    const std::uint64_t key = stream_key(1, "bench", static_cast<std::uint64_t>(batch));
     const std::int64_t n = max_tokens(), m = max_targets();
     data::MicroBatch b;
     b.step = step;
@@ -45,7 +46,7 @@ class BenchSource final : public data::Source {
     b.key_begin.assign(static_cast<std::size_t>(n), 0);
     b.key_end.assign(static_cast<std::size_t>(n), static_cast<std::int32_t>(cols_));
     for (std::int64_t r = 0; r < rows_; ++r)
-      b.sample.push_back(static_cast<std::uint64_t>(step * rows_ + r));
+      b.sample.push_back(static_cast<std::uint64_t>(batch * rows_ + r));
     std::sort(order.begin(), order.end());
     for (std::int64_t i = 0; i < m; ++i)
       b.target_row.push_back(order[static_cast<std::size_t>(i)].second);
@@ -56,13 +57,15 @@ class BenchSource final : public data::Source {
     }
     b.weight.assign(static_cast<std::size_t>(m), 1);
     b.smooth.assign(static_cast<std::size_t>(m), 0);
-    b.normalizer = m;
+    b.normalizer = m * micro_batches_;
     b.real_tokens = n;
     return b;
   }
 
  private:
-  std::int64_t vocab_, rows_, cols_;
+  std::int64_t vocab_;
+  std::int32_t micro_batches_;
+  std::int64_t rows_, cols_;
 };
 
 using Options = std::map<std::string, std::string>;
@@ -70,7 +73,8 @@ using Options = std::map<std::string, std::string>;
 Options parse(int argc, char** argv) {
   Options options{{"layers", "6"}, {"d", "384"},   {"heads", "6"},    {"vocab", "8192"},
                   {"batch", "32"}, {"seq", "128"}, {"steps", "8"},    {"threads", "2"},
-                  {"fp32", "0"},   {"fast", "0"},  {"dropout", "0.1"}};
+                  {"fp32", "0"},   {"fast", "0"},  {"dropout", "0.1"},
+                  {"micro-batches", "1"}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = std::string(argv[i]).substr(2);
     if (!options.contains(name)) throw ConfigError("step_bench: unknown option --" + name);
@@ -100,16 +104,19 @@ int run(int argc, char** argv) {
   const mpi::Session session(&argc, &argv);
   use_threads(std::stoi(o.at("threads")), 0, 1);
   const TrainerConfig config = config_from(o);
-  const auto source = std::make_shared<BenchSource>(config.model.vocab, std::stoll(o.at("batch")),
+  const auto source = std::make_shared<BenchSource>(config.model.vocab,
+                                                    std::stoi(o.at("micro-batches")),
+                                                    std::stoll(o.at("batch")),
                                                     std::stoll(o.at("seq")));
   Trainer trainer(session.world(), config, source, make_cpu_backend());
   trainer.initialize();
   const int warm = 3, steps = std::stoi(o.at("steps")) + warm;
   std::vector<double> seconds;
   StepReport report;
-  trainer.announce({0, {0}});
+  const std::vector<std::int32_t> all_to_one(static_cast<std::size_t>(source->micro_batches()), 0);
+  trainer.announce({0, all_to_one});
   for (int s = 0; s < steps; ++s) {
-    trainer.announce({s + 1, {0}});
+    trainer.announce({s + 1, all_to_one});
     const auto start = std::chrono::steady_clock::now();
     report = trainer.run_step();
     if (s >= warm)
