@@ -5,9 +5,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <span>
 #include <utility>
 
@@ -97,31 +95,41 @@ auto vector_view(std::span<T> values) {
   return matrix(values.data(), 1, static_cast<std::int64_t>(values.size()));
 }
 
-// Owning, 64-byte aligned, uninitialized memory for `size` elements of a trivial T.
+// Where buffers live: the host's memory, or a device's.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  // At least 64-byte aligned, uninitialized; throws when there is not enough.
+  virtual void* allocate(std::size_t bytes) = 0;
+  virtual void release(void* block) noexcept = 0;
+  static Memory& host();
+};
+
+// Owning, uninitialized memory for `size` elements of a trivial T. Elements are read and written
+// through [] in host memory only.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(std::size_t size) : size_(size) {
-    if (size == 0) return;
-    const std::size_t bytes = (size * sizeof(T) + kAlign - 1) / kAlign * kAlign;
-    data_.reset(static_cast<T*>(std::aligned_alloc(kAlign, bytes)));
-    if (!data_) throw std::bad_alloc();
+  explicit Buffer(std::size_t size, Memory& memory = Memory::host())
+      : data_(nullptr, Release{&memory}), size_(size) {
+    if (size > 0) data_.reset(static_cast<T*>(memory.allocate(size * sizeof(T))));
   }
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   std::size_t size() const { return size_; }
+  std::size_t bytes() const { return size_ * sizeof(T); }
   std::span<T> span() { return {data(), size_}; }
   std::span<const T> span() const { return {data(), size_}; }
   T& operator[](std::size_t i) { return data_.get()[i]; }
   const T& operator[](std::size_t i) const { return data_.get()[i]; }
 
  private:
-  static constexpr std::size_t kAlign = 64;
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
+  struct Release {
+    Memory* memory = nullptr;
+    void operator()(T* p) const { memory->release(p); }
   };
-  std::unique_ptr<T[], Free> data_;
+  std::unique_ptr<T[], Release> data_;
   std::size_t size_ = 0;
 };
 
@@ -129,8 +137,8 @@ class Buffer {
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(DType dtype, std::int64_t rows, std::int64_t cols)
-      : bytes_(static_cast<std::size_t>(rows * cols) * size_of(dtype)),
+  Tensor(DType dtype, std::int64_t rows, std::int64_t cols, Memory& memory = Memory::host())
+      : bytes_(static_cast<std::size_t>(rows * cols) * size_of(dtype), memory),
         dtype_(dtype),
         rows_(rows),
         cols_(cols) {}

@@ -3,9 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace demist::data {
+
+// Tokens brought together by equal values: kernels/types.hpp, Grouping.
+struct TokenGroups {
+  std::vector<std::int32_t> value, begin, order;
+};
+TokenGroups group_tokens(std::span<const std::int32_t> values);
 
 // A pure function of (recipe, seed, step, index): who computes it never changes what it holds.
 // Sequence r, column c is token r * cols + c. Right padding.
@@ -27,6 +34,8 @@ struct MicroBatch {
   // The step's loss is sum over micro-batches of the weighted sum / sum of normalizers.
   std::int64_t normalizer = 0;
   std::int64_t real_tokens = 0;  // not padding, for tokens/s
+  // What the backward pass adds up: made by the Prefetcher, from ids and positions.
+  TokenGroups id_groups, position_groups;
 };
 
 }  // namespace demist::data

@@ -42,6 +42,8 @@ struct Prefetcher::Impl {
       Result result;
       try {
         result.batch = source.make(step, index);
+        result.batch.id_groups = group_tokens(result.batch.ids);
+        result.batch.position_groups = group_tokens(result.batch.positions);
       } catch (...) {
         result.error = std::current_exception();
       }

@@ -108,7 +108,8 @@ struct TaskOptions {
 std::unique_ptr<Source> make_task_source(std::vector<Task> tasks, const std::vector<double>& ratios,
                                          const TaskOptions& options);
 
-// Computes make() ahead on a helper thread for an announced list of (step, index).
+// Computes make() and its token groups ahead on a helper thread, for an announced list of (step,
+// index).
 class Prefetcher {
  public:
   Prefetcher(const Source& source, std::size_t depth);

@@ -12,6 +12,9 @@
 
 namespace demist {
 
+// Every view and span given to an operation lies in the backend's memory(); upload and download are
+// the way in and out. Operations run in the order of their calls; only download() waits for them.
+//
 // S is the storage type of activations and matrices: fp32, or bf16 with every sum, statistic and
 // exponential in fp32 and one rounding on store. n = tokens, d = hidden, V = vocabulary rows held
 // here. Outputs are overwritten unless the comment says "adds". Results do not depend on the number
@@ -21,6 +24,16 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu avx512", ...
+
+  virtual Memory& memory() = 0;
+  bool on_host() { return &memory() == &Memory::host(); }
+  // Bytes from host memory to the backend's; `from` may be reused at once.
+  virtual void upload(void* to, const void* from, std::size_t bytes) = 0;
+  // The other way; returns when the bytes are there.
+  virtual void download(void* to, const void* from, std::size_t bytes) = 0;
+  // Within the backend's memory; the ranges do not overlap.
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void zero(void* to, std::size_t bytes) = 0;
 
   // out (S or fp32) = op(a) op(b) (both S) [+ bias fp32 [n]]; accumulate: adds to out (fp32 only).
   void gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
@@ -34,11 +47,12 @@ class Backend {
                      std::int64_t word_begin, ConstTensorView position, ConstTensorView type,
                      bool word_only);
   // dword (fp32 [V,d]) adds dx rows in token order per id, deterministically; dposition (fp32) and
-  // dtype_row (fp32 [1,d], the column sum of dx) are overwritten. Rows `padding_id` of dword (the
-  // id, wherever word_begin is) and of dposition get nothing.
+  // dtype_row (fp32 [1,d], the column sum of dx) are overwritten. `ids` and `positions` group the
+  // tokens by their values. Rows `padding_id` of dword (the id, wherever word_begin is) and of
+  // dposition get nothing.
   void embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
-                      TensorView dtype_row, ConstTensorView dx, std::span<const std::int32_t> ids,
-                      std::span<const std::int32_t> positions, std::int32_t padding_id);
+                      TensorView dtype_row, ConstTensorView dx, const Grouping& ids,
+                      const Grouping& positions, std::int32_t padding_id);
 
   // out = gelu(pre + bias), exact erf form (Hendrycks and Gimpel 2016). out may alias pre.
   void bias_gelu_forward(TensorView out, ConstTensorView pre, std::span<const float> bias);
@@ -69,29 +83,29 @@ class Backend {
   // fp32 <-> S. In bf16, numbers below 2^-126 may become 0.
   void convert(TensorView out, ConstTensorView in);
 
-  // Softmax cross-entropy over logits fp32 [m,V] of this vocabulary part, in two passes so that
-  // ranks can combine in between. Pass 1, per row: maximum, sum of exp(logit - maximum), the sum of
-  // all logits (label smoothing), and the target's logit (0 when it lies elsewhere). Columns
-  // [valid, V) are padding and take no part. logits have `bias` ([V], or empty: none) added in
-  // place. Without a valid column the maximum is -infinity and the sums are 0.
-  void cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
-                                std::span<float> logit_sum, std::span<float> target_logit,
-                                TensorView logits, std::span<const float> bias,
-                                std::span<const std::int32_t> target, std::int64_t vocab_begin,
-                                std::int64_t valid);
-  // Pass 2: dlogits S [m,V] = (weight + smooth) p - weight * onehot(target) - smooth / vocab_size,
+  // Softmax cross-entropy in three passes, so that ranks can exchange statistics after the first.
+  // 1) statistics fp32 [m, CrossEntropyColumn::count] of logits fp32 [m,V], which have `bias` ([V],
+  // or empty: none) added in place.
+  void cross_entropy_statistics(TensorView statistics, TensorView logits,
+                                std::span<const float> bias, std::span<const std::int32_t> target,
+                                const VocabularyPart& part);
+  // 2) From the statistics of all parts, fp32 [parts * m, count] with part p's row r at p * m + r,
+  // combined in that order: lse [m] = log-sum-exp over the vocabulary, row_loss [m].
+  void cross_entropy_loss(std::span<float> lse, std::span<double> row_loss,
+                          ConstTensorView statistics, const CrossEntropyRows& rows);
+  // 3) dlogits S [m,V] = (weight + smooth) p - weight * onehot(target) - smooth / vocab_size,
   // p = exp(logit - lse); dbias ([V]) adds its column sums, taken before rounding to S. dlogits may
   // start where logits start when its rows are as many bytes apart; padding columns get 0.
   void cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
-                              std::span<const float> lse, std::span<const std::int32_t> target,
-                              std::span<const float> weight, std::span<const float> smooth,
-                              std::int64_t vocab_begin, std::int64_t valid,
-                              std::int64_t vocab_size);
+                              std::span<const float> lse, const CrossEntropyRows& rows,
+                              const VocabularyPart& part);
 
-  // acc += round(grad * 2^exponent), ties to even. The caller makes sure (max_abs) that every
-  // product fits: |grad| * 2^exponent < 2^62.
+  // acc += round(grad * 2^exponent), ties to even. Where |grad| * 2^exponent >= 2^62 the sum is
+  // lost; max_abs tells.
   void fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad, int exponent);
-  float max_abs(std::span<const float> values);  // NaN when any value is not finite
+  // largest[0] = the larger of itself and every |value|; NaN sticks, and any value that is not
+  // finite makes it NaN.
+  void max_abs(std::span<float> largest, std::span<const float> values);
   // out = acc * 2^-exponent, rounded once to fp32.
   void fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc, int exponent);
   // out = fp32(round(grad * 2^exponent)) * 2^-exponent: what fixed_point_add of one gradient to
@@ -116,10 +130,8 @@ class Backend {
                                 std::int64_t word_begin, ConstTensorView position,
                                 ConstTensorView type, bool word_only) = 0;
   virtual void do_embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
-                                 TensorView dtype_row, ConstTensorView dx,
-                                 std::span<const std::int32_t> ids,
-                                 std::span<const std::int32_t> positions,
-                                 std::int32_t padding_id) = 0;
+                                 TensorView dtype_row, ConstTensorView dx, const Grouping& ids,
+                                 const Grouping& positions, std::int32_t padding_id) = 0;
   virtual void do_bias_gelu_forward(TensorView out, ConstTensorView pre,
                                     std::span<const float> bias) = 0;
   virtual void do_bias_gelu_backward(TensorView dpre, std::span<float> dbias, ConstTensorView dout,
@@ -139,21 +151,19 @@ class Backend {
   virtual void do_column_sum(std::span<float> out, ConstTensorView x) = 0;
   virtual void do_add(TensorView out, ConstTensorView a, ConstTensorView b) = 0;
   virtual void do_convert(TensorView out, ConstTensorView in) = 0;
-  virtual void do_cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
-                                           std::span<float> logit_sum,
-                                           std::span<float> target_logit, TensorView logits,
+  virtual void do_cross_entropy_statistics(TensorView statistics, TensorView logits,
                                            std::span<const float> bias,
                                            std::span<const std::int32_t> target,
-                                           std::int64_t vocab_begin, std::int64_t valid) = 0;
+                                           const VocabularyPart& part) = 0;
+  virtual void do_cross_entropy_loss(std::span<float> lse, std::span<double> row_loss,
+                                     ConstTensorView statistics, const CrossEntropyRows& rows) = 0;
   virtual void do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
                                          ConstTensorView logits, std::span<const float> lse,
-                                         std::span<const std::int32_t> target,
-                                         std::span<const float> weight,
-                                         std::span<const float> smooth, std::int64_t vocab_begin,
-                                         std::int64_t valid, std::int64_t vocab_size) = 0;
+                                         const CrossEntropyRows& rows,
+                                         const VocabularyPart& part) = 0;
   virtual void do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
                                   int exponent) = 0;
-  virtual float do_max_abs(std::span<const float> values) = 0;
+  virtual void do_max_abs(std::span<float> largest, std::span<const float> values) = 0;
   virtual void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
                                        int exponent) = 0;
   virtual void do_fixed_point_round(std::span<float> out, std::span<const float> grad,

@@ -24,6 +24,11 @@ class Check {
                         describe({nullptr, dtype, rows, cols, cols}));
   }
 
+  void grouping(const Grouping& groups, std::int64_t length, const char* name) const {
+    vector(groups.order, length, name);
+    vector(groups.begin, static_cast<std::int64_t>(groups.value.size()) + 1, name);
+  }
+
   template <class T>
   void vector(std::span<T> values, std::int64_t size, const char* name) const {
     if (static_cast<std::int64_t>(values.size()) == size) return;
@@ -31,12 +36,19 @@ class Check {
                         " elements, expected " + std::to_string(size));
   }
 
-  // Every index in [0, limit).
+  // Every index in [0, limit). Only for memory that the host reads.
   void indices(std::span<const std::int32_t> values, std::int64_t limit, const char* name) const {
     for (const std::int32_t value : values)
       if (value < 0 || value >= limit)
         throw InternalError(std::string(op_) + ": " + name + " " + std::to_string(value) +
                             " is outside [0, " + std::to_string(limit) + ")");
+  }
+
+  void rows(const CrossEntropyRows& rows, std::int64_t m) const {
+    vector(rows.target, m, "target");
+    vector(rows.weight, m, "weight");
+    vector(rows.smooth, m, "smooth");
+    that(rows.vocab_size > 0, "vocab_size is not positive");
   }
 
   void dropout(const Dropout& dropout, const TokenGrid& grid, std::int64_t rows) const {
@@ -98,22 +110,22 @@ void Backend::embed_forward(TensorView x, std::span<const std::int32_t> ids,
     check.matrix(position, position.rows, x.cols, x.dtype, "position");
     check.matrix(type, type.rows, x.cols, x.dtype, "type");
     check.that(type.rows >= 1, "type has no rows");
-    check.indices(positions, position.rows, "position");
+    if (on_host()) check.indices(positions, position.rows, "position");
   }
   do_embed_forward(x, ids, positions, word, word_begin, position, type, word_only);
 }
 
 void Backend::embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
-                             TensorView dtype_row, ConstTensorView dx,
-                             std::span<const std::int32_t> ids,
-                             std::span<const std::int32_t> positions, std::int32_t padding_id) {
+                             TensorView dtype_row, ConstTensorView dx, const Grouping& ids,
+                             const Grouping& positions, std::int32_t padding_id) {
   const Check check("embed_backward");
-  check.matrix(dx, length(ids), dx.cols, dx.dtype, "dx");
+  check.matrix(dx, dx.rows, dx.cols, dx.dtype, "dx");
   check.matrix(dword, dword.rows, dx.cols, kFloat, "dword");
   check.matrix(dposition, dposition.rows, dx.cols, kFloat, "dposition");
   check.matrix(dtype_row, 1, dx.cols, kFloat, "dtype_row");
-  check.vector(positions, dx.rows, "positions");
-  check.indices(positions, dposition.rows, "position");
+  check.grouping(ids, dx.rows, "ids");
+  check.grouping(positions, dx.rows, "positions");
+  if (on_host()) check.indices(positions.value, dposition.rows, "position");
   do_embed_backward(dword, word_begin, dposition, dtype_row, dx, ids, positions, padding_id);
 }
 
@@ -234,7 +246,7 @@ void Backend::gather_rows(TensorView out, ConstTensorView x, std::span<const std
   const Check check("gather_rows");
   check.matrix(x, x.rows, x.cols, x.dtype, "x");
   check.matrix(out, length(rows), x.cols, x.dtype, "out");
-  check.indices(rows, x.rows, "row");
+  if (on_host()) check.indices(rows, x.rows, "row");
   do_gather_rows(out, x, rows);
 }
 
@@ -242,7 +254,7 @@ void Backend::scatter_rows(TensorView out, ConstTensorView x, std::span<const st
   const Check check("scatter_rows");
   check.matrix(x, length(rows), x.cols, x.dtype, "x");
   check.matrix(out, out.rows, x.cols, x.dtype, "out");
-  check.indices(rows, out.rows, "row");
+  if (on_host()) check.indices(rows, out.rows, "row");
   do_scatter_rows(out, x, rows);
 }
 
@@ -268,49 +280,47 @@ void Backend::convert(TensorView out, ConstTensorView in) {
   do_convert(out, in);
 }
 
-void Backend::cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
-                                       std::span<float> logit_sum, std::span<float> target_logit,
-                                       TensorView logits, std::span<const float> bias,
+void Backend::cross_entropy_statistics(TensorView statistics, TensorView logits,
+                                       std::span<const float> bias,
                                        std::span<const std::int32_t> target,
-                                       std::int64_t vocab_begin, std::int64_t valid) {
+                                       const VocabularyPart& part) {
   const Check check("cross_entropy_statistics");
-  const std::int64_t m = logits.rows;
-  check.matrix(logits, m, logits.cols, kFloat, "logits");
-  check.vector(max, m, "max");
-  check.vector(sum_exp, m, "sum_exp");
-  check.vector(logit_sum, m, "logit_sum");
-  check.vector(target_logit, m, "target_logit");
-  check.vector(target, m, "target");
+  check.matrix(logits, logits.rows, logits.cols, kFloat, "logits");
+  check.matrix(statistics, logits.rows, CrossEntropyColumn::count, kFloat, "statistics");
+  check.vector(target, logits.rows, "target");
   if (!bias.empty()) check.vector(bias, logits.cols, "bias");
-  check.that(valid >= 0 && valid <= logits.cols, "valid is outside [0, columns]");
-  do_cross_entropy_statistics(max, sum_exp, logit_sum, target_logit, logits, bias, target,
-                              vocab_begin, valid);
+  check.that(part.valid >= 0 && part.valid <= logits.cols, "valid is outside [0, columns]");
+  do_cross_entropy_statistics(statistics, logits, bias, target, part);
+}
+
+void Backend::cross_entropy_loss(std::span<float> lse, std::span<double> row_loss,
+                                 ConstTensorView statistics, const CrossEntropyRows& rows) {
+  const Check check("cross_entropy_loss");
+  const std::int64_t m = length(lse), parts = m == 0 ? 0 : statistics.rows / m;
+  check.matrix(statistics, parts * m, CrossEntropyColumn::count, kFloat, "statistics");
+  check.that(m == 0 || parts > 0, "statistics has no rows");
+  check.vector(row_loss, m, "row_loss");
+  check.rows(rows, m);
+  do_cross_entropy_loss(lse, row_loss, statistics, rows);
 }
 
 void Backend::cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
                                      ConstTensorView logits, std::span<const float> lse,
-                                     std::span<const std::int32_t> target,
-                                     std::span<const float> weight, std::span<const float> smooth,
-                                     std::int64_t vocab_begin, std::int64_t valid,
-                                     std::int64_t vocab_size) {
+                                     const CrossEntropyRows& rows, const VocabularyPart& part) {
   const Check check("cross_entropy_backward");
   const std::int64_t m = logits.rows;
   check.matrix(logits, m, logits.cols, kFloat, "logits");
   check.matrix(dlogits, m, logits.cols, dlogits.dtype, "dlogits");
   check.vector(dbias, logits.cols, "dbias");
   check.vector(lse, m, "lse");
-  check.vector(target, m, "target");
-  check.vector(weight, m, "weight");
-  check.vector(smooth, m, "smooth");
-  check.that(valid >= 0 && valid <= logits.cols, "valid is outside [0, columns]");
-  check.that(vocab_size > 0, "vocab_size is not positive");
+  check.rows(rows, m);
+  check.that(part.valid >= 0 && part.valid <= logits.cols, "valid is outside [0, columns]");
   const auto stride = [](const ConstTensorView& view) {
     return view.ld * static_cast<std::int64_t>(size_of(view.dtype));
   };
   check.that(dlogits.data != logits.data || m <= 1 || stride(dlogits) == stride(logits),
              "dlogits lies over logits with another distance between rows");
-  do_cross_entropy_backward(dlogits, dbias, logits, lse, target, weight, smooth, vocab_begin, valid,
-                            vocab_size);
+  do_cross_entropy_backward(dlogits, dbias, logits, lse, rows, part);
 }
 
 void Backend::fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
@@ -319,7 +329,10 @@ void Backend::fixed_point_add(std::span<std::int64_t> acc, std::span<const float
   do_fixed_point_add(acc, grad, exponent);
 }
 
-float Backend::max_abs(std::span<const float> values) { return do_max_abs(values); }
+void Backend::max_abs(std::span<float> largest, std::span<const float> values) {
+  Check("max_abs").vector(largest, 1, "largest");
+  do_max_abs(largest, values);
+}
 
 void Backend::fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
                                    int exponent) {

@@ -26,6 +26,14 @@ struct KeyRanges {
   std::span<const std::int32_t> end = {};    // [tokens]
 };
 
+// Equal values of a list, brought together: the places order[begin[i]] .. order[begin[i + 1]] of
+// the list hold value[i]. Values ascend, and so do the places of one value.
+struct Grouping {
+  std::span<const std::int32_t> value = {};  // [distinct values]
+  std::span<const std::int32_t> begin = {};  // [distinct values + 1], into order
+  std::span<const std::int32_t> order = {};  // [length of the list]
+};
+
 // Dropout as a function. An element is dropped when its 16-bit draw is below round(p * 65536); kept
 // elements are multiplied by 1 / (1 - p'), p' that rounded probability. The draw of element e of
 // "row" (sample, position) under `key`, with g = e / 128, r = e % 128: half (r % 2) (0 = low) of
@@ -75,6 +83,28 @@ struct AddLayerNormBackward {
   std::span<const float> gamma = {};            // [d]
   Dropout dropout = {};
   TokenGrid grid = {};
+};
+
+// Softmax cross-entropy of rows whose vocabulary may be cut into parts, one a rank. Columns of a
+// row of statistics over one part:
+struct CrossEntropyColumn {
+  static constexpr std::int64_t max = 0;        // largest logit; -infinity without a valid column
+  static constexpr std::int64_t sum_exp = 1;    // sum of exp(logit - max)
+  static constexpr std::int64_t logit_sum = 2;  // sum of all logits, for label smoothing
+  static constexpr std::int64_t target_logit = 3;  // 0 when the target lies in another part
+  static constexpr std::int64_t count = 4;
+};
+// Which columns of the vocabulary a part holds: logits[:, 0] is word `begin`; columns from `valid`
+// on are padding and take no part.
+struct VocabularyPart {
+  std::int64_t begin = 0;
+  std::int64_t valid = 0;
+};
+// What each row asks for: loss = weight * CE(target) + smooth * mean over the vocabulary of CE.
+struct CrossEntropyRows {
+  std::span<const std::int32_t> target = {};        // [m], word id
+  std::span<const float> weight = {}, smooth = {};  // [m]
+  std::int64_t vocab_size = 0;                      // of all parts together, without padding
 };
 
 struct Attention {

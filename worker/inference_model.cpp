@@ -27,8 +27,9 @@ struct InferenceModel::Impl {
         backend(std::move(device)),
         groups(alone()),
         table(config, 1, 0),
-        matrices(static_cast<std::size_t>(table.matrices_end()) * size_of(compute)),
-        vectors(static_cast<std::size_t>(table.size() - table.matrices_end())),
+        matrices(static_cast<std::size_t>(table.matrices_end()) * size_of(compute),
+                 backend->memory()),
+        vectors(static_cast<std::size_t>(table.size() - table.matrices_end()), backend->memory()),
         weights(make_views(config, table, matrices.data(), compute, vectors.data())) {
     for (const Parameter& p : table.parameters()) load(from, p);
   }
@@ -39,12 +40,18 @@ struct InferenceModel::Impl {
     Buffer<float> values(static_cast<std::size_t>(p.local_size()));
     from.read({*tensor, checkpoint::Kind::parameter, 0, values.span()});
     if (!p.matrix) {
-      std::copy_n(values.data(), values.size(), vectors.data() + (p.offset - table.matrices_end()));
+      backend->upload(vectors.data() + (p.offset - table.matrices_end()), values.data(),
+                      values.bytes());
       return;
     }
+    Buffer<float> staged;
+    if (!backend->on_host()) {
+      staged = Buffer<float>(values.size(), backend->memory());
+      backend->upload(staged.data(), values.data(), values.bytes());
+    }
+    const Buffer<float>& source = backend->on_host() ? values : staged;
     auto* at = matrices.data() + p.offset * static_cast<std::int64_t>(size_of(compute));
-    backend->convert({at, compute, 1, p.local_size(), p.local_size()},
-                     vector_view(std::span<const float>(values.span())));
+    backend->convert({at, compute, 1, p.local_size(), p.local_size()}, vector_view(source.span()));
   }
 
   // Activations grow to the largest batch seen.
@@ -91,7 +98,7 @@ void InferenceModel::logits(std::int64_t rows, std::int64_t cols, std::span<cons
     end[i] = length[row];
   }
   const std::vector<std::uint64_t> sample(static_cast<std::size_t>(rows), 0);
-  const EncoderInput input{{rows, cols, sample}, {begin, end}, ids, positions};
+  const EncoderInput input{{rows, cols, sample}, {begin, end}, ids, positions, {}, {}};
   Model& model = impl_->model_for(rows * cols, static_cast<std::int64_t>(wanted.size()));
   model.logits(impl_->weights, input, wanted, logits);
 }

@@ -30,11 +30,13 @@ struct StepTotals {
     counts[1] += batch.real_tokens;
     counts[2] += static_cast<std::int64_t>(flops * 1e-6);
   }
-  void all_reduce(Communicator& group) {
+  // Over the world: the ranks of a tensor group hold the same totals, so the first one speaks.
+  void all_reduce(ParallelGroups& groups) {
+    if (groups.layout.tensor_rank != 0) *this = {};
     std::array<std::int64_t, ExactSum::kLimbs + 3> packed{};
     std::copy_n(loss.limbs().begin(), ExactSum::kLimbs, packed.begin());
     std::copy_n(counts.begin(), 3, packed.begin() + ExactSum::kLimbs);
-    group.all_reduce_sum(packed);
+    groups.world->all_reduce_sum(packed);
     std::copy_n(packed.begin(), ExactSum::kLimbs, loss.limbs().begin());
     std::copy_n(packed.begin() + ExactSum::kLimbs, 3, counts.begin());
   }
@@ -81,15 +83,15 @@ struct Trainer::Impl {
         optimizer(config.model, table, *backend, groups, config.compute, config.optimizer),
         model(config.model, table, *backend, *groups.tensor, config.compute,
               limits_of(*source, held_out)),
-        grads(static_cast<std::size_t>(table.size())),
-        shard_grads(static_cast<std::size_t>(optimizer.shard_size())),
+        grads(static_cast<std::size_t>(table.size()), backend->memory()),
+        shard_grads(static_cast<std::size_t>(optimizer.shard_size()), backend->memory()),
         reducer(config.reduction == Reduction::exact
                     ? make_exact_reducer(table, *backend, groups, source->micro_batches())
                     : make_fast_reducer(table, *backend, groups)),
         prefetcher(*source, 2 * static_cast<std::size_t>(source->micro_batches()) + 2) {
     // Padding between tensors is never written by a kernel and must count as zero everywhere.
-    std::fill_n(grads.data(), grads.size(), 0.0f);
-    std::fill_n(shard_grads.data(), shard_grads.size(), 0.0f);
+    backend->zero(grads.data(), grads.bytes());
+    backend->zero(shard_grads.data(), shard_grads.bytes());
     grad_views = make_views(config.model, table, grads.data(), DType::f32,
                             grads.data() + table.matrices_end());
   }
@@ -204,7 +206,7 @@ StepReport Trainer::run_step() {
     const double compute_seconds = seconds_since(start);
     const auto result = t.reducer->finish(t.shard_grads.span());
     if (result == GradientReducer::Result::redo) continue;
-    totals.all_reduce(*t.groups.data);
+    totals.all_reduce(t.groups);
     StepReport report;
     report.step = plan.step;
     report.finite = result == GradientReducer::Result::ready;
@@ -262,7 +264,7 @@ double Trainer::held_out_loss(const data::Source& held_out, std::int32_t count) 
     totals.add(batch, t.model.loss(t.optimizer.weights(), batch), 0);
   }
   mpi::agree(t.world, outcome, "held-out loss");
-  totals.all_reduce(*t.groups.data);
+  totals.all_reduce(t.groups);
   return totals.mean_loss();
 }
 
@@ -280,9 +282,8 @@ checkpoint::Meta Trainer::Impl::meta() const {
 }
 
 void Trainer::save(const std::filesystem::path& root, int keep_last) const {
-  std::vector<checkpoint::LogicalTensor> tensors;
-  const auto pieces = impl_->optimizer.pieces(tensors);
-  checkpoint::save(impl_->world, root, tensors, pieces, impl_->meta(), keep_last);
+  const auto state = impl_->optimizer.snapshot();
+  checkpoint::save(impl_->world, root, state.tensors, state.pieces, impl_->meta(), keep_last);
 }
 
 std::size_t Trainer::planned_bytes() const {

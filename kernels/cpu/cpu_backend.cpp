@@ -68,6 +68,14 @@ auto* row_bytes(const View& view, std::int64_t r) {
 
 }  // namespace
 
+void CpuBackend::copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void CpuBackend::zero(void* to, std::size_t bytes) {
+  if (bytes > 0) std::memset(to, 0, bytes);
+}
+
 float* CpuBackend::scratch(std::int64_t size) {
   if (scratch_.size() < static_cast<std::size_t>(size))
     scratch_ = Buffer<float>(static_cast<std::size_t>(size));
@@ -128,48 +136,30 @@ void CpuBackend::do_embed_forward(TensorView x, std::span<const std::int32_t> id
   for_rows(x.rows, x.cols, [&](RowRange rows) { isa_.embed_forward(x, embedding, rows); });
 }
 
-void CpuBackend::add_rows_by_key(TensorView out, ConstTensorView dx,
-                                 std::span<const std::int32_t> row_of) {
-  std::vector<std::int32_t> order;
-  order.reserve(row_of.size());
-  for (std::int32_t t = 0; t < length(row_of); ++t)
-    if (row_of[static_cast<std::size_t>(t)] >= 0) order.push_back(t);
-  const auto row = [&](std::int32_t t) { return row_of[static_cast<std::size_t>(t)]; };
-  std::ranges::stable_sort(order, {}, row);
+void CpuBackend::add_groups(TensorView out, std::int64_t first, ConstTensorView dx,
+                            const Grouping& groups, std::int32_t skipped) {
   // By columns: one id (the mask) may own most of the tokens.
   constexpr std::int64_t kColumns = 128;
   parallel_ranges(dx.cols, kColumns, [&](std::int64_t begin, std::int64_t end) {
-    for (auto first = order.begin(); first != order.end();) {
-      const std::int32_t r = row(*first);
-      const auto last =
-          std::find_if(first, order.end(), [&](std::int32_t t) { return row(t) != r; });
-      isa_.add_rows(out.as<float>() + r * out.ld + begin, dx, &*first, last - first, begin,
-                    end - begin);
-      first = last;
+    for (std::size_t g = 0; g < groups.value.size(); ++g) {
+      const std::int64_t r = groups.value[g] - first;
+      if (groups.value[g] == skipped || r < 0 || r >= out.rows) continue;
+      const std::int32_t from = groups.begin[g], count = groups.begin[g + 1] - from;
+      isa_.add_rows(out.as<float>() + r * out.ld + begin, dx, groups.order.data() + from, count,
+                    begin, end - begin);
     }
   });
 }
 
 void CpuBackend::do_embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
-                                   TensorView dtype_row, ConstTensorView dx,
-                                   std::span<const std::int32_t> ids,
-                                   std::span<const std::int32_t> positions,
-                                   std::int32_t padding_id) {
-  std::vector<std::int32_t> row_of(ids.size());
-  for (std::size_t t = 0; t < ids.size(); ++t) {
-    const std::int64_t row = ids[t] - word_begin;
-    const bool here = ids[t] != padding_id && row >= 0 && row < dword.rows;
-    row_of[t] = here ? static_cast<std::int32_t>(row) : -1;
-  }
-  add_rows_by_key(dword, dx, row_of);
-
-  for (std::size_t t = 0; t < positions.size(); ++t)
-    row_of[t] = positions[t] == padding_id ? -1 : positions[t];
+                                   TensorView dtype_row, ConstTensorView dx, const Grouping& ids,
+                                   const Grouping& positions, std::int32_t padding_id) {
+  add_groups(dword, word_begin, dx, ids, padding_id);
   for_rows(dposition.rows, dposition.cols, [&](RowRange rows) {
     for (std::int64_t r = rows.begin; r < rows.end; ++r)
       std::fill_n(static_cast<float*>(row_bytes(dposition, r)), dposition.cols, 0.0f);
   });
-  add_rows_by_key(dposition, dx, row_of);
+  add_groups(dposition, 0, dx, positions, padding_id);
   do_column_sum({dtype_row.as<float>(), static_cast<std::size_t>(dtype_row.cols)}, dx);
 }
 
@@ -244,41 +234,50 @@ void CpuBackend::do_convert(TensorView out, ConstTensorView in) {
   for_elements(out, isa_.convert, in);
 }
 
-void CpuBackend::do_cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
-                                             std::span<float> logit_sum,
-                                             std::span<float> target_logit, TensorView logits,
+void CpuBackend::do_cross_entropy_statistics(TensorView statistics, TensorView logits,
                                              std::span<const float> bias,
                                              std::span<const std::int32_t> target,
-                                             std::int64_t vocab_begin, std::int64_t valid) {
-  const CrossEntropyStatistics op{.max = max.data(),
-                                  .sum_exp = sum_exp.data(),
-                                  .logit_sum = logit_sum.data(),
-                                  .target_logit = target_logit.data(),
+                                             const VocabularyPart& part) {
+  const CrossEntropyStatistics op{.statistics = statistics,
                                   .logits = logits,
                                   .bias = bias.empty() ? nullptr : bias.data(),
                                   .target = target.data(),
-                                  .part = {.begin = vocab_begin, .valid = valid}};
+                                  .part = part};
   for_rows(logits.rows, logits.cols,
            [&](RowRange rows) { isa_.cross_entropy_statistics(op, rows); });
 }
 
+void CpuBackend::do_cross_entropy_loss(std::span<float> lse, std::span<double> row_loss,
+                                       ConstTensorView statistics, const CrossEntropyRows& rows) {
+  using Column = CrossEntropyColumn;
+  const std::int64_t m = length(lse), parts = m == 0 ? 0 : statistics.rows / m;
+  const float* all = statistics.as<float>();
+  for (std::int64_t r = 0; r < m; ++r) {
+    const auto part = [&](std::int64_t p) { return all + (p * m + r) * statistics.ld; };
+    float max = part(0)[Column::max], sum_exp = 0, logit_sum = 0, target_logit = 0;
+    for (std::int64_t p = 1; p < parts; ++p) max = std::max(max, part(p)[Column::max]);
+    for (std::int64_t p = 0; p < parts; ++p) {
+      sum_exp += part(p)[Column::sum_exp] * std::exp(part(p)[Column::max] - max);
+      logit_sum += part(p)[Column::logit_sum];
+      target_logit += part(p)[Column::target_logit];
+    }
+    const auto i = static_cast<std::size_t>(r);
+    lse[i] = max + std::log(sum_exp);
+    const double total = lse[i];
+    const double mean_logit = static_cast<double>(logit_sum) / static_cast<double>(rows.vocab_size);
+    row_loss[i] = rows.weight[i] * (total - target_logit) + rows.smooth[i] * (total - mean_logit);
+  }
+}
+
 void CpuBackend::do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
                                            ConstTensorView logits, std::span<const float> lse,
-                                           std::span<const std::int32_t> target,
-                                           std::span<const float> weight,
-                                           std::span<const float> smooth, std::int64_t vocab_begin,
-                                           std::int64_t valid, std::int64_t vocab_size) {
+                                           const CrossEntropyRows& rows,
+                                           const VocabularyPart& part) {
   const CrossEntropyBackward op{
-      .dlogits = dlogits,
-      .logits = logits,
-      .lse = lse.data(),
-      .target = target.data(),
-      .weight = weight.data(),
-      .smooth = smooth.data(),
-      .part = {.begin = vocab_begin, .valid = valid, .vocab_size = vocab_size}};
+      .dlogits = dlogits, .logits = logits, .lse = lse.data(), .rows = rows, .part = part};
   const std::int64_t pieces = for_row_pieces(
       logits.rows, logits.cols,
-      [&](float* sums, RowRange rows) { isa_.cross_entropy_backward(op, sums, rows); });
+      [&](float* sums, RowRange range) { isa_.cross_entropy_backward(op, sums, range); });
   combine_pieces(dbias, pieces, logits.cols, 0, Combine::add);
 }
 
@@ -290,18 +289,15 @@ void CpuBackend::do_fixed_point_add(std::span<std::int64_t> acc, std::span<const
   });
 }
 
-float CpuBackend::do_max_abs(std::span<const float> values) {
-  std::vector<float> largest(static_cast<std::size_t>(div_ceil(length(values), kGrain)));
+void CpuBackend::do_max_abs(std::span<float> largest, std::span<const float> values) {
+  std::vector<float> found(static_cast<std::size_t>(div_ceil(length(values), kGrain)));
   parallel_ranges(length(values), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    largest[static_cast<std::size_t>(begin / kGrain)] =
+    found[static_cast<std::size_t>(begin / kGrain)] =
         isa_.max_abs(values.data() + begin, end - begin);
   });
-  float result = 0;
-  for (const float value : largest) {
-    if (std::isnan(value)) return value;
-    result = std::max(result, value);
-  }
-  return result;
+  // NaN must stick: it compares false with everything.
+  for (const float value : found)
+    if (!(value <= largest[0])) largest[0] = std::isnan(largest[0]) ? largest[0] : value;
 }
 
 void CpuBackend::do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,

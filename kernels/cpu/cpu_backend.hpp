@@ -17,6 +17,11 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const IsaKernels& kernels) : isa_(kernels) {}
   std::string name() const override { return std::string("cpu ") + isa_.name; }
+  Memory& memory() override { return Memory::host(); }
+  void upload(void* to, const void* from, std::size_t bytes) override { copy(to, from, bytes); }
+  void download(void* to, const void* from, std::size_t bytes) override { copy(to, from, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override;
+  void zero(void* to, std::size_t bytes) override;
 
  private:
   void do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
@@ -26,9 +31,8 @@ class CpuBackend final : public Backend {
                         std::int64_t word_begin, ConstTensorView position, ConstTensorView type,
                         bool word_only) override;
   void do_embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
-                         TensorView dtype_row, ConstTensorView dx,
-                         std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
-                         std::int32_t padding_id) override;
+                         TensorView dtype_row, ConstTensorView dx, const Grouping& ids,
+                         const Grouping& positions, std::int32_t padding_id) override;
   void do_bias_gelu_forward(TensorView out, ConstTensorView pre,
                             std::span<const float> bias) override;
   void do_bias_gelu_backward(TensorView dpre, std::span<float> dbias, ConstTensorView dout,
@@ -48,19 +52,18 @@ class CpuBackend final : public Backend {
   void do_column_sum(std::span<float> out, ConstTensorView x) override;
   void do_add(TensorView out, ConstTensorView a, ConstTensorView b) override;
   void do_convert(TensorView out, ConstTensorView in) override;
-  void do_cross_entropy_statistics(std::span<float> max, std::span<float> sum_exp,
-                                   std::span<float> logit_sum, std::span<float> target_logit,
-                                   TensorView logits, std::span<const float> bias,
-                                   std::span<const std::int32_t> target, std::int64_t vocab_begin,
-                                   std::int64_t valid) override;
+  void do_cross_entropy_statistics(TensorView statistics, TensorView logits,
+                                   std::span<const float> bias,
+                                   std::span<const std::int32_t> target,
+                                   const VocabularyPart& part) override;
+  void do_cross_entropy_loss(std::span<float> lse, std::span<double> row_loss,
+                             ConstTensorView statistics, const CrossEntropyRows& rows) override;
   void do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
-                                 std::span<const float> lse, std::span<const std::int32_t> target,
-                                 std::span<const float> weight, std::span<const float> smooth,
-                                 std::int64_t vocab_begin, std::int64_t valid,
-                                 std::int64_t vocab_size) override;
+                                 std::span<const float> lse, const CrossEntropyRows& rows,
+                                 const VocabularyPart& part) override;
   void do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
                           int exponent) override;
-  float do_max_abs(std::span<const float> values) override;
+  void do_max_abs(std::span<float> largest, std::span<const float> values) override;
   void do_fixed_point_round(std::span<float> out, std::span<const float> grad,
                             int exponent) override;
   void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
@@ -79,8 +82,10 @@ class CpuBackend final : public Backend {
   enum class Combine { overwrite, add };
   void combine_pieces(std::span<float> out, std::int64_t pieces, std::int64_t width,
                       std::int64_t offset, Combine combine);
-  // out[row_of[t]] += dx[t] in the order of t; row_of[t] < 0 leaves token t out.
-  void add_rows_by_key(TensorView out, ConstTensorView dx, std::span<const std::int32_t> row_of);
+  // out[value - first] += the dx rows of each group, in their order; groups of `skipped` and of
+  // rows that out lacks are left out.
+  void add_groups(TensorView out, std::int64_t first, ConstTensorView dx, const Grouping& groups,
+                  std::int32_t skipped);
 
   const IsaKernels& isa_;
   Buffer<float> scratch_;

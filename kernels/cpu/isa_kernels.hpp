@@ -24,20 +24,8 @@ struct Embedding {
   bool word_only = false;
 };
 
-// This rank's part of the vocabulary in a cross-entropy: columns [0, valid) are tokens
-// begin, begin + 1, ...; the columns after them are padding.
-struct VocabularyPart {
-  std::int64_t begin = 0;
-  std::int64_t valid = 0;
-  std::int64_t vocab_size = 0;  // of all parts
-};
-
 struct CrossEntropyStatistics {
-  float* max = nullptr;  // [m], and the three below
-  float* sum_exp = nullptr;
-  float* logit_sum = nullptr;
-  float* target_logit = nullptr;
-  TensorView logits;
+  TensorView statistics, logits;
   const float* bias = nullptr;  // [V] or null
   const std::int32_t* target = nullptr;
   VocabularyPart part;
@@ -46,10 +34,8 @@ struct CrossEntropyStatistics {
 struct CrossEntropyBackward {
   TensorView dlogits;
   ConstTensorView logits;
-  const float* lse = nullptr;  // [m], and the three below
-  const std::int32_t* target = nullptr;
-  const float* weight = nullptr;
-  const float* smooth = nullptr;
+  const float* lse = nullptr;  // [m]
+  CrossEntropyRows rows;
   VocabularyPart part;
 };
 

@@ -68,14 +68,21 @@ TEST(ShapeErrors, Embed) {
   forward(t.half.view(), t.word.view(), t.position.view());
   forward(t.x.view(), t.narrow.view(), t.position.view());
   forward(t.x.view(), t.word.view(), t.position.top(2));  // position 2 does not exist
-  const auto backward = [&](TensorView dword, TensorView dposition, TensorView dx) {
+  const std::vector<std::int32_t> value = {0, 1, 2}, begin = {0, 2, 4, 6},
+                                  order = {0, 3, 1, 4, 2, 5};
+  const Grouping groups{value, begin, order}, no_end{value, value, order},
+      too_few{value, begin, value};
+  const auto backward = [&](TensorView dword, TensorView dposition, TensorView dx,
+                            const Grouping& ids, const Grouping& positions) {
     expect_refused("embed_backward", [&](Backend& b) {
-      b.embed_backward(dword, 0, dposition, t.type.view(), dx, t.ids, t.positions, 1);
+      b.embed_backward(dword, 0, dposition, t.type.view(), dx, ids, positions, 1);
     });
   };
-  backward(t.word.view(), t.position.view(), t.short_one.view());
-  backward(t.narrow.view(), t.position.view(), t.x.view());
-  backward(t.word.view(), t.position.top(2), t.x.view());
+  backward(t.word.view(), t.position.view(), t.short_one.view(), groups, groups);
+  backward(t.narrow.view(), t.position.view(), t.x.view(), groups, groups);
+  backward(t.word.view(), t.position.top(2), t.x.view(), groups, groups);
+  backward(t.word.view(), t.position.view(), t.x.view(), no_end, groups);
+  backward(t.word.view(), t.position.view(), t.x.view(), groups, too_few);
 }
 
 TEST(ShapeErrors, BiasGelu) {
@@ -205,21 +212,30 @@ TEST(ShapeErrors, Rows) {
 
 TEST(ShapeErrors, CrossEntropy) {
   Operands t;
-  const auto statistics = [&](std::span<float> max, TensorView logits, std::span<float> bias,
+  Tensor six(DType::f32, 6, 4), five(DType::f32, 5, 4);
+  const auto statistics = [&](Tensor& out, TensorView logits, std::span<float> bias,
                               std::int64_t valid) {
     expect_refused("cross_entropy_statistics", [&](Backend& b) {
-      b.cross_entropy_statistics(max, t.n6b, t.n6c, t.n6d, logits, bias, t.ids, 0, valid);
+      b.cross_entropy_statistics(out.view(), logits, bias, t.ids, {0, valid});
     });
   };
-  statistics(t.d4, t.logits.view(), t.v5, 5);
-  statistics(t.n6, t.half.view(), t.d4, 4);
-  statistics(t.n6, t.logits.view(), t.d4, 5);
-  statistics(t.n6, t.logits.view(), t.v5, 6);
+  statistics(five, t.logits.view(), t.v5, 5);
+  statistics(six, t.half.view(), t.d4, 4);
+  statistics(six, t.logits.view(), t.d4, 5);
+  statistics(six, t.logits.view(), t.v5, 6);
+  const auto loss = [&](Tensor& in, const CrossEntropyRows& rows) {
+    std::vector<double> row_loss(6);
+    expect_refused("cross_entropy_loss",
+                   [&](Backend& b) { b.cross_entropy_loss(t.n6, row_loss, in.view(), rows); });
+  };
+  loss(five, {t.ids, t.n6, t.n6, 5});
+  loss(six, {t.ids, t.d4, t.n6, 5});
+  loss(six, {t.ids, t.n6, t.n6, 0});
   const auto backward = [&](TensorView dlogits, std::span<float> dbias, std::span<float> weight,
                             std::int64_t valid) {
     expect_refused("cross_entropy_backward", [&](Backend& b) {
-      b.cross_entropy_backward(dlogits, dbias, t.logits.view(), t.n6, t.ids, weight, t.n6, 0, valid,
-                               5);
+      b.cross_entropy_backward(dlogits, dbias, t.logits.view(), t.n6, {t.ids, weight, t.n6, 5},
+                               {0, valid});
     });
   };
   backward(t.x.view(), t.v5, t.n6, 5);

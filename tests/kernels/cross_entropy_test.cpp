@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <numeric>
+
 #include "tests/support/kernel_fixture.hpp"
 
 namespace demist::test {
 namespace {
+
+using Column = CrossEntropyColumn;
 
 struct Problem {
   Matrix logits, bias;
@@ -99,27 +103,35 @@ TEST(CrossEntropyOracle, BackwardMatchesDifferences) {
 class CrossEntropyTest : public KernelTest {
  protected:
   struct Got {
-    Operand logits, max, sum_exp, logit_sum, target_logit;
+    Operand logits, statistics;
+    std::vector<double> column(std::int64_t c) {
+      const Matrix all = statistics.matrix();
+      std::vector<double> values;
+      for (std::int64_t r = 0; r < all.rows; ++r) values.push_back(all(r, c));
+      return values;
+    }
   };
-  Got statistics(const Problem& in) {
-    const std::int64_t m = in.rows();
-    Got got{{in.logits, DType::f32},
-            {1, m, DType::f32},
-            {1, m, DType::f32},
-            {1, m, DType::f32},
-            {1, m, DType::f32}};
+  static CrossEntropyRows rows_of(const Problem& in, std::int64_t vocab_size) {
+    return {in.target, in.weight, in.smooth, vocab_size};
+  }
+  Got statistics(const Problem& in, std::int64_t begin = 0) {
+    Got got{{in.logits, DType::f32}, {in.rows(), Column::count, DType::f32}};
     Operand bias(in.bias, DType::f32);
-    backend().cross_entropy_statistics(got.max.span(), got.sum_exp.span(), got.logit_sum.span(),
-                                       got.target_logit.span(), got.logits.view(), bias.span(),
-                                       in.target, 0, in.valid);
+    backend().cross_entropy_statistics(got.statistics.view(), got.logits.view(), bias.span(),
+                                       in.target, {begin, in.valid});
     return got;
   }
-  static std::vector<float> lse(Got& got) {
-    std::vector<float> result;
-    const auto max = got.max.values(), sum = got.sum_exp.values();
-    for (std::size_t r = 0; r < max.size(); ++r)
-      result.push_back(static_cast<float>(max[r] + std::log(sum[r])));
+  struct Loss {
+    std::vector<float> lse;
+    std::vector<double> row_loss;
+  };
+  Loss loss(ConstTensorView statistics, const CrossEntropyRows& rows) {
+    Loss result{std::vector<float>(rows.target.size()), std::vector<double>(rows.target.size())};
+    backend().cross_entropy_loss(result.lse, result.row_loss, statistics, rows);
     return result;
+  }
+  std::vector<float> lse(Got& got, const Problem& in) {
+    return loss(got.statistics.view(), rows_of(in, in.valid)).lse;
   }
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, CrossEntropyTest, every_kernel(), kernel_name);
@@ -135,11 +147,11 @@ TEST_P(CrossEntropyTest, StatisticsMatchTheFormula) {
     const Problem in(shape.rows, shape.columns, shape.valid);
     Got got = statistics(in);
     const Statistics want = oracle_statistics(in);
-    EXPECT_LE(relative_error(got.max.values(), want.max), kStatistics);
-    EXPECT_LE(relative_error(got.sum_exp.values(), want.sum_exp), kStatistics);
-    EXPECT_LE(relative_error(got.target_logit.values(), want.target_logit), kStatistics);
+    EXPECT_LE(relative_error(got.column(Column::max), want.max), kStatistics);
+    EXPECT_LE(relative_error(got.column(Column::sum_exp), want.sum_exp), kStatistics);
+    EXPECT_LE(relative_error(got.column(Column::target_logit), want.target_logit), kStatistics);
     // A sum that cancels: relative to the size of its terms.
-    const auto sums = got.logit_sum.values();
+    const auto sums = got.column(Column::logit_sum);
     for (std::size_t r = 0; r < sums.size(); ++r)
       EXPECT_NEAR(sums[r], want.logit_sum[r], 1e-6 * 5 * static_cast<double>(shape.valid));
     EXPECT_TRUE(got.logits.gaps_are_intact());
@@ -154,11 +166,11 @@ TEST_P(CrossEntropyTest, BackwardMatchesTheFormula) {
     if (shape.valid == 1) continue;  // p = 1: the gradient is 0 up to rounding
     const Problem in(shape.rows, shape.columns, shape.valid);
     Got got = statistics(in);
-    const std::vector<float> sums = lse(got);
+    const std::vector<float> sums = lse(got, in);
     const Matrix before = random_matrix(1, shape.columns, 3, DType::f32);
     Operand dlogits(shape.rows, shape.columns, dtype()), dbias(before, DType::f32);
     backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), sums,
-                                     in.target, in.weight, in.smooth, 0, in.valid, in.valid);
+                                     rows_of(in, in.valid), {0, in.valid});
     const Matrix want = oracle_backward(in, oracle_lse(in));
     EXPECT_LE(relative_error(dlogits.values(), want.as_stored(dtype()).values),
               kCrossEntropy.of(dtype()));
@@ -175,17 +187,17 @@ TEST_P(CrossEntropyTest, BackwardInPlace) {
   for (const Shape& shape : {Shape{1, 7, 7}, Shape{5, 8, 7}, Shape{33, 2100, 2049}}) {
     const Problem in(shape.rows, shape.columns, shape.valid);
     Got got = statistics(in);
-    const std::vector<float> sums = lse(got);
+    const std::vector<float> sums = lse(got, in);
     Operand dlogits(shape.rows, shape.columns, dtype());
     Operand dbias(Matrix(1, shape.columns), DType::f32),
         again(Matrix(1, shape.columns), DType::f32);
     const TensorView logits = got.logits.view();
-    backend().cross_entropy_backward(dlogits.view(), dbias.span(), logits, sums, in.target,
-                                     in.weight, in.smooth, 0, in.valid, in.valid);
+    backend().cross_entropy_backward(dlogits.view(), dbias.span(), logits, sums,
+                                     rows_of(in, in.valid), {0, in.valid});
     const auto ratio = static_cast<std::int64_t>(4 / size_of(dtype()));
     const TensorView over{logits.data, dtype(), logits.rows, logits.cols, logits.ld * ratio};
-    backend().cross_entropy_backward(over, again.span(), logits, sums, in.target, in.weight,
-                                     in.smooth, 0, in.valid, in.valid);
+    backend().cross_entropy_backward(over, again.span(), logits, sums, rows_of(in, in.valid),
+                                     {0, in.valid});
     EXPECT_EQ(again.values(), dbias.values());
     for (std::int64_t r = 0; r < shape.rows; ++r)
       EXPECT_EQ(std::memcmp(over.row_slice(r, 1).data, dlogits.view().row_slice(r, 1).data,
@@ -200,7 +212,7 @@ TEST_P(CrossEntropyTest, PartsOfTheVocabularyCombine) {
   const Matrix want = oracle_backward(in, oracle_lse(in));
   const std::vector<double> want_lse = oracle_lse(in);
   const std::vector<float> sums = floats(want_lse);
-  std::vector<double> combined_lse(6), target_logit(6);
+  Tensor all(DType::f32, 12, Column::count);
   for (const std::int64_t begin : {0, 1200}) {
     const std::int64_t columns = begin == 0 ? 1200 : 800;
     Problem part(6, columns, columns);
@@ -209,27 +221,32 @@ TEST_P(CrossEntropyTest, PartsOfTheVocabularyCombine) {
       part.bias(0, c) = in.bias(0, begin + c);
       for (std::int64_t r = 0; r < 6; ++r) part.logits(r, c) = in.logits(r, begin + c);
     }
-    Operand logits(part.logits, DType::f32), bias(part.bias, DType::f32);
-    Operand max(1, 6, DType::f32), sum(1, 6, DType::f32), logit_sum(1, 6, DType::f32);
-    Operand target(1, 6, DType::f32);
-    backend().cross_entropy_statistics(max.span(), sum.span(), logit_sum.span(), target.span(),
-                                       logits.view(), bias.span(), in.target, begin, columns);
-    for (std::size_t r = 0; r < 6; ++r) {
-      combined_lse[r] += sum.values()[r] * std::exp(max.values()[r]);
-      target_logit[r] += target.values()[r];
-    }
+    Got got = statistics(part, begin);
+    backend().convert(all.view().row_slice(begin == 0 ? 0 : 6, 6), got.statistics.view());
     Operand dlogits(6, columns, dtype()), dbias(Matrix(1, columns), DType::f32);
-    backend().cross_entropy_backward(dlogits.view(), dbias.span(), logits.view(), sums, in.target,
-                                     in.weight, in.smooth, begin, columns, 2000);
+    backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), sums,
+                                     rows_of(in, 2000), {begin, columns});
     Matrix want_part(6, columns);
     for (std::int64_t r = 0; r < 6; ++r)
       for (std::int64_t c = 0; c < columns; ++c) want_part(r, c) = want(r, begin + c);
     EXPECT_LE(relative_error(dlogits.values(), want_part.as_stored(dtype()).values),
               kCrossEntropy.of(dtype()));
   }
-  for (double& value : combined_lse) value = std::log(value);
-  EXPECT_LE(relative_error(combined_lse, want_lse), kStatistics);
-  EXPECT_LE(relative_error(target_logit, oracle_statistics(in).target_logit), kStatistics);
+  const Loss got = loss(all.view(), rows_of(in, 2000));
+  EXPECT_LE(relative_error(doubles(got.lse), want_lse), kStatistics);
+  const double total = std::accumulate(got.row_loss.begin(), got.row_loss.end(), 0.0);
+  EXPECT_NEAR(total, oracle_loss(in), 1e-6 * std::abs(oracle_loss(in)));
+}
+
+TEST_P(CrossEntropyTest, LossMatchesTheFormula) {
+  for (const Shape& shape : kShapes) {
+    const Problem in(shape.rows, shape.columns, shape.valid);
+    Got got = statistics(in);
+    const Loss found = loss(got.statistics.view(), rows_of(in, in.valid));
+    EXPECT_LE(relative_error(doubles(found.lse), oracle_lse(in)), kStatistics);
+    const double total = std::accumulate(found.row_loss.begin(), found.row_loss.end(), 0.0);
+    EXPECT_NEAR(total, oracle_loss(in), 2e-6 * static_cast<double>(5 * shape.rows));
+  }
 }
 
 TEST_P(CrossEntropyTest, ExtremeLogits) {
@@ -238,12 +255,12 @@ TEST_P(CrossEntropyTest, ExtremeLogits) {
   in.logits(1, 5) = -1e4;
   Got got = statistics(in);
   const Statistics want = oracle_statistics(in);
-  EXPECT_LE(relative_error(got.max.values(), want.max), kStatistics);
+  EXPECT_LE(relative_error(got.column(Column::max), want.max), kStatistics);
   // Rounding the logits to fp32 at 1e4 moves each exponential by up to 1e-3.
-  EXPECT_LE(relative_error(got.sum_exp.values(), want.sum_exp), 2e-3);
+  EXPECT_LE(relative_error(got.column(Column::sum_exp), want.sum_exp), 2e-3);
   Operand dlogits(2, 3000, dtype()), dbias(Matrix(1, 3000), DType::f32);
-  backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), lse(got),
-                                   in.target, in.weight, in.smooth, 0, 3000, 3000);
+  backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), lse(got, in),
+                                   rows_of(in, 3000), {0, 3000});
   EXPECT_LE(relative_error(dlogits.values(), oracle_backward(in, oracle_lse(in)).values), 5e-3);
 }
 
@@ -254,12 +271,12 @@ TEST_P(CrossEntropyTest, RowsWithoutTargetAndNan) {
   in.smooth = {0, 0, 0};
   in.logits(2, 30) = std::nan("");
   Got got = statistics(in);
-  EXPECT_EQ(got.target_logit.values()[0], 0);
-  EXPECT_EQ(got.target_logit.values()[1], 0);
-  EXPECT_TRUE(std::isnan(got.sum_exp.values()[2]));
+  EXPECT_EQ(got.column(Column::target_logit)[0], 0);
+  EXPECT_EQ(got.column(Column::target_logit)[1], 0);
+  EXPECT_TRUE(std::isnan(got.column(Column::sum_exp)[2]));
   Operand dlogits(3, 40, dtype()), dbias(Matrix(1, 40), DType::f32);
-  backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), lse(got),
-                                   in.target, in.weight, in.smooth, 0, 40, 40);
+  backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), lse(got, in),
+                                   rows_of(in, 40), {0, 40});
   const Matrix gradient = dlogits.matrix();
   for (std::int64_t c = 0; c < 40; ++c) {
     EXPECT_EQ(gradient(0, c), 0);
@@ -271,10 +288,10 @@ TEST_P(CrossEntropyTest, APartWithoutTokensTakesNoPart) {
   Problem in(2, 16, 16);
   in.valid = 0;
   Got got = statistics(in);
-  EXPECT_EQ(got.max.values()[0], -std::numeric_limits<double>::infinity());
-  EXPECT_EQ(got.sum_exp.values(), (std::vector<double>{0, 0}));
-  EXPECT_EQ(got.logit_sum.values(), (std::vector<double>{0, 0}));
-  EXPECT_EQ(got.target_logit.values(), (std::vector<double>{0, 0}));
+  EXPECT_EQ(got.column(Column::max)[0], -std::numeric_limits<double>::infinity());
+  EXPECT_EQ(got.column(Column::sum_exp), (std::vector<double>{0, 0}));
+  EXPECT_EQ(got.column(Column::logit_sum), (std::vector<double>{0, 0}));
+  EXPECT_EQ(got.column(Column::target_logit), (std::vector<double>{0, 0}));
 }
 
 TEST_P(CrossEntropyTest, SameBitsForOneAndTwoThreads) {
@@ -282,10 +299,10 @@ TEST_P(CrossEntropyTest, SameBitsForOneAndTwoThreads) {
   expect_same_for_threads([&] {
     Got got = statistics(in);
     Operand dlogits(101, 1500, dtype()), dbias(Matrix(1, 1500), DType::f32);
-    backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), lse(got),
-                                     in.target, in.weight, in.smooth, 0, 1499, 1499);
+    backend().cross_entropy_backward(dlogits.view(), dbias.span(), got.logits.view(), lse(got, in),
+                                     rows_of(in, 1499), {0, 1499});
     std::vector<double> all;
-    for (Operand* output : {&got.max, &got.sum_exp, &got.logit_sum, &dlogits, &dbias})
+    for (Operand* output : {&got.statistics, &dlogits, &dbias})
       for (const double value : output->values()) all.push_back(value);
     return all;
   });

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "data/micro_batch.hpp"
 #include "tests/support/kernel_fixture.hpp"
 
 namespace demist::test {
@@ -10,6 +11,7 @@ constexpr std::int32_t kPadding = 1;
 struct Problem {
   Matrix word, position, type, dx;
   std::vector<std::int32_t> ids, positions;
+  data::TokenGroups by_id, by_position;
 
   Problem(std::int64_t n, std::int64_t d, DType dtype)
       : word(random_matrix(kVocabulary, d, 1, dtype)),
@@ -20,6 +22,12 @@ struct Problem {
       ids.push_back(static_cast<std::int32_t>(t % 3 == 0 ? 7 : t * 5 % kVocabulary));
       positions.push_back(ids.back() == kPadding ? kPadding : static_cast<std::int32_t>(2 + t % 7));
     }
+    by_id = data::group_tokens(ids);
+    by_position = data::group_tokens(positions);
+  }
+  Grouping id_groups() const { return {by_id.value, by_id.begin, by_id.order}; }
+  Grouping position_groups() const {
+    return {by_position.value, by_position.begin, by_position.order};
   }
   std::size_t tokens() const { return ids.size(); }
 };
@@ -68,7 +76,7 @@ TEST_P(EmbeddingTest, BackwardSumsTheTokensOfEachRow) {
       Operand dx(in.dx, dtype()), dword(before, DType::f32);
       Operand dposition(kPositions, d, DType::f32), dtype_row(1, d, DType::f32);
       backend().embed_backward(dword.view(), part.begin, dposition.view(), dtype_row.view(),
-                               dx.view(), in.ids, in.positions, kPadding);
+                               dx.view(), in.id_groups(), in.position_groups(), kPadding);
       Matrix want_word = before, want_position(kPositions, d), want_type(1, d);
       for (std::size_t t = 0; t < in.tokens(); ++t)
         for (std::int64_t c = 0; c < d; ++c) {
@@ -94,8 +102,8 @@ TEST_P(EmbeddingTest, BackwardIsTheTransposeOfForward) {
                           type.view(), false);
   Operand dword(Matrix(kVocabulary, 80), DType::f32);
   Operand dposition(kPositions, 80, DType::f32), dtype_row(1, 80, DType::f32);
-  backend().embed_backward(dword.view(), 0, dposition.view(), dtype_row.view(), dx.view(), in.ids,
-                           in.positions, -1);
+  backend().embed_backward(dword.view(), 0, dposition.view(), dtype_row.view(), dx.view(),
+                           in.id_groups(), in.position_groups(), -1);
   const double through_tables = dot(dword.values(), in.word.values) +
                                 dot(dposition.values(), in.position.values) +
                                 dot(dtype_row.values(), in.type.values);
@@ -107,8 +115,8 @@ TEST_P(EmbeddingTest, SameBitsForOneAndTwoThreads) {
   expect_same_for_threads([&] {
     Operand dx(in.dx, dtype()), dword(Matrix(kVocabulary, 200), DType::f32);
     Operand dposition(kPositions, 200, DType::f32), dtype_row(1, 200, DType::f32);
-    backend().embed_backward(dword.view(), 0, dposition.view(), dtype_row.view(), dx.view(), in.ids,
-                             in.positions, kPadding);
+    backend().embed_backward(dword.view(), 0, dposition.view(), dtype_row.view(), dx.view(),
+                             in.id_groups(), in.position_groups(), kPadding);
     std::vector<double> all;
     for (Operand* output : {&dword, &dposition, &dtype_row})
       for (const double value : output->values()) all.push_back(value);

@@ -6,7 +6,13 @@
 namespace demist::test {
 namespace {
 
-class OptimizerTest : public KernelTest {};
+class OptimizerTest : public KernelTest {
+ protected:
+  float max_abs(std::span<const float> values, float so_far = 0) {
+    backend().max_abs({&so_far, 1}, values);
+    return so_far;
+  }
+};
 INSTANTIATE_TEST_SUITE_P(Cpu, OptimizerTest, every_kernel(), kernel_name);
 
 const std::int64_t kSizes[] = {1, 7, 8, 1023, 1024, 1025, 100003};
@@ -76,16 +82,19 @@ TEST_P(OptimizerTest, MaxAbsFindsTheLargestAndWhatIsNotFinite) {
     std::vector<float> values = random_floats(n, 2);
     const std::size_t middle = values.size() / 2;
     values[middle] = -3;
-    EXPECT_EQ(backend().max_abs(values), 3.0f);
+    EXPECT_EQ(max_abs(values), 3.0f);
     values[values.size() - 1] = 3.5f;
-    EXPECT_EQ(backend().max_abs(values), 3.5f);
+    EXPECT_EQ(max_abs(values), 3.5f);
+    EXPECT_EQ(max_abs(values, 4.5f), 4.5f) << "the largest so far counts";
+    EXPECT_TRUE(std::isnan(max_abs(values, std::nanf("")))) << "NaN sticks";
     for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
       values[middle] = -bad;
-      EXPECT_TRUE(std::isnan(backend().max_abs(values))) << n;
+      EXPECT_TRUE(std::isnan(max_abs(values))) << n;
     }
   }
-  EXPECT_EQ(backend().max_abs({}), 0.0f);
-  EXPECT_EQ(backend().max_abs(std::vector<float>(20, 0.0f)), 0.0f);
+  const std::vector<float> zeros(20);
+  EXPECT_EQ(max_abs({}), 0.0f);
+  EXPECT_EQ(max_abs(zeros), 0.0f);
 }
 
 TEST_P(OptimizerTest, TileSumSquares) {

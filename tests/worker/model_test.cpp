@@ -63,6 +63,8 @@ class GoldenModel {
       b.weight = e.at("weight").as<float>();
       b.smooth = e.at("smooth").as<float>();
     }
+    b.id_groups = data::group_tokens(b.ids);
+    b.position_groups = data::group_tokens(b.positions);
     return b;
   }
 
@@ -98,9 +100,10 @@ TEST_P(ModelGolden, LogitsMatch) {
   const data::MicroBatch b = m.batch(false);
   std::vector<float> logits(b.target_row.size() *
                             static_cast<std::size_t>(m.golden().config.vocab));
-  m.model().logits(m.weights(),
-                   {{b.rows, b.cols, b.sample}, {b.key_begin, b.key_end}, b.ids, b.positions},
-                   b.target_row, logits);
+  m.model().logits(
+      m.weights(),
+      {{b.rows, b.cols, b.sample}, {b.key_begin, b.key_end}, b.ids, b.positions, {}, {}},
+      b.target_row, logits);
   EXPECT_LT(relative_error(logits, m.golden().expected.at("logits").values), 1e-5);
 }
 

@@ -21,7 +21,7 @@ void Model::embed(const ModelViews& weights, const EncoderInput& input) {
                            weights.type, false);
   } else {
     const TensorView part = partial_.top(n);
-    backend_.embed_forward(e, input.ids, input.positions, weights.word, vocab_begin_,
+    backend_.embed_forward(e, input.ids, input.positions, weights.word, vocabulary_.begin,
                            weights.position, weights.type, tensor_.rank() != 0);
     backend_.convert(part, e);
     tensor_.all_reduce_sum({part.as<float>(), static_cast<std::size_t>(part.size())});

@@ -8,7 +8,7 @@
 
 namespace demist {
 
-// REQUIRES: work_a = d loss / d y of the last norm (set by head_loss).
+// REQUIRES: work_a = d loss / d y of the last norm (set by head).
 void Model::encode_backward(const ModelViews& weights, const ModelViews& grads,
                             const EncoderInput& input) {
   for (std::int64_t layer = config_.layers - 1; layer >= 0; --layer)
@@ -101,8 +101,8 @@ void Model::embed_backward(const ModelViews& weights, const ModelViews& grads,
                                    .gamma = weights.norms[0].gamma,
                                    .dropout = post() ? Dropout{} : dropout,
                                    .grid = input.grid});
-  backend_.embed_backward(grads.word, vocab_begin_, grads.position, grads.type, work_c_.top(n),
-                          input.ids, input.positions, 1);
+  backend_.embed_backward(grads.word, vocabulary_.begin, grads.position, grads.type, work_c_.top(n),
+                          input.id_groups, input.position_groups, 1);
 }
 
 }  // namespace demist

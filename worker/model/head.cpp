@@ -1,40 +1,43 @@
 // The LM head on target rows only, its logits in chunks that are consumed as they appear.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cmath>
+#include <numeric>
 
 #include "worker/model/model.hpp"
 
 namespace demist {
 
-// Loss over all targets; with `grads` also every gradient of the head, the part of the tied
+// The loss of every target; with `grads` also every gradient of the head, the part of the tied
 // embedding's gradient that comes from it (overwritten), and work_a = gradient of the last norm's
 // y.
-double Model::head_loss(const ModelViews& weights, const ModelViews* grads,
-                        const data::MicroBatch& batch) {
-  const auto targets = static_cast<std::int64_t>(batch.target_row.size());
-  const std::int64_t n = batch.rows * batch.cols;
+void Model::head(const ModelViews& weights, const ModelViews* grads) {
+  const HeadInput& in = batch_.head();
+  const std::int64_t targets = in.targets(), n = batch_.encoder().grid.tokens();
   ensure(targets <= head_in_.view().rows, "more targets than planned");
   if (grads != nullptr) {
-    std::fill_n(grads->head_bias.data(), grads->head_bias.size(), 0.0f);
-    if (targets == 0) std::fill_n(grads->word.as<float>(), grads->word.size(), 0.0f);
+    backend_.zero(grads->head_bias.data(), grads->head_bias.size_bytes());
+    if (targets == 0)
+      backend_.zero(grads->word.data, static_cast<std::size_t>(grads->word.size()) * sizeof(float));
   }
   if (targets > 0) {
-    backend_.gather_rows(head_in_.top(targets), norm_activations(halves()).y.top(n),
-                         batch.target_row);
+    backend_.gather_rows(head_in_.top(targets), norm_activations(halves()).y.top(n), in.target_row);
     head_transform(weights, head_in_.top(targets));
   }
-  double loss = 0;
   for (std::int64_t begin = 0; begin < targets; begin += chunk_rows_) {
     const std::int64_t count = std::min(chunk_rows_, targets - begin);
-    loss += chunk_loss(weights, batch, begin, count);
-    if (grads != nullptr) chunk_backward(weights, *grads, batch, begin, count);
+    chunk_loss(weights, begin, count);
+    if (grads != nullptr) chunk_backward(weights, *grads, begin, count);
   }
-  if (grads != nullptr) {
-    head_transform_backward(weights, *grads, targets);
-    backend_.scatter_rows(work_a_.top(n), head_in_.top(targets), batch.target_row);
-  }
-  return loss;
+  if (grads == nullptr) return;
+  head_transform_backward(weights, *grads, targets);
+  backend_.scatter_rows(work_a_.top(n), head_in_.top(targets), in.target_row);
+}
+
+// Added on the host once everything is under way, so that a device need not wait in between.
+double Model::loss_of_rows() {
+  const auto targets = static_cast<std::size_t>(batch_.head().targets());
+  backend_.download(host_loss_.data(), row_loss_.data(), targets * sizeof(double));
+  return std::accumulate(host_loss_.data(), host_loss_.data() + targets, 0.0);
 }
 
 // 9) dense; 10) GELU; 11) norm -> head_out
@@ -55,63 +58,48 @@ void Model::head_transform(const ModelViews& weights, ConstTensorView rows) {
   backend_.add_layernorm_forward(op);
 }
 
-// 12) logits of rows [begin, begin + count) against the tied embedding; 13) cross-entropy
-double Model::chunk_loss(const ModelViews& weights, const data::MicroBatch& batch,
-                         std::int64_t begin, std::int64_t count) {
-  const auto size = static_cast<std::size_t>(count), from = static_cast<std::size_t>(begin);
-  const TensorView logits = logits_.top(count);
-  const std::span<const std::int32_t> target = std::span(batch.target_id).subspan(from, size);
-  backend_.gemm(logits, head_out_.view().row_slice(begin, count), weights.word, Transpose::b);
-  backend_.cross_entropy_statistics(row_max_.span().first(size), row_sum_.span().first(size),
-                                    row_logits_.span().first(size), row_target_.span().first(size),
-                                    logits, weights.head_bias, target, vocab_begin_, vocab_valid_);
-  combine_vocabulary(count);
-  double loss = 0;
-  for (std::size_t i = 0; i < size; ++i) {
-    row_lse_[i] = row_max_[i] + std::log(row_sum_[i]);
-    const double lse = row_lse_[i];
-    const double mean_logit =
-        static_cast<double>(row_logits_[i]) / static_cast<double>(config_.vocab);
-    loss += batch.weight[from + i] * (lse - row_target_[i]) +
-            batch.smooth[from + i] * (lse - mean_logit);
-  }
-  return loss;
+// The rows [begin, begin + count) of what is asked of all targets.
+CrossEntropyRows Model::chunk_of(std::int64_t begin, std::int64_t count) const {
+  const auto from = static_cast<std::size_t>(begin), size = static_cast<std::size_t>(count);
+  const CrossEntropyRows& all = batch_.head().rows;
+  return {all.target.subspan(from, size), all.weight.subspan(from, size),
+          all.smooth.subspan(from, size), all.vocab_size};
 }
 
-// Each rank saw its part of the vocabulary: rescale the partial sums to the global maximum and add.
-void Model::combine_vocabulary(std::int64_t count) {
-  if (tensor_.size() == 1) return;
-  const auto size = static_cast<std::size_t>(count);
-  const std::span<float> global_max = row_lse_.span().first(size);
-  std::copy_n(row_max_.data(), size, global_max.data());
-  tensor_.all_reduce_max(global_max);
-  const std::span<float> packed = statistics_.span().first(3 * size);
-  for (std::size_t i = 0; i < size; ++i) {
-    packed[3 * i] = row_sum_[i] * std::exp(row_max_[i] - global_max[i]);
-    packed[3 * i + 1] = row_logits_[i];
-    packed[3 * i + 2] = row_target_[i];
-    row_max_[i] = global_max[i];
-  }
-  tensor_.all_reduce_sum(packed);
-  for (std::size_t i = 0; i < size; ++i) {
-    row_sum_[i] = packed[3 * i];
-    row_logits_[i] = packed[3 * i + 1];
-    row_target_[i] = packed[3 * i + 2];
-  }
+// 12) logits of rows [begin, begin + count) against the tied embedding; 13) cross-entropy
+void Model::chunk_loss(const ModelViews& weights, std::int64_t begin, std::int64_t count) {
+  const CrossEntropyRows rows = chunk_of(begin, count);
+  const TensorView logits = logits_.top(count), all = statistics_.top(tensor_.size() * count);
+  backend_.gemm(logits, head_out_.view().row_slice(begin, count), weights.word, Transpose::b);
+  backend_.cross_entropy_statistics(all.row_slice(tensor_.rank() * count, count), logits,
+                                    weights.head_bias, rows.target, vocabulary_);
+  // Each rank of the tensor group saw its part of the vocabulary.
+  if (tensor_.size() > 1) gather_rows_of_parts(all, count);
+  backend_.cross_entropy_loss(
+      row_lse_.span().first(static_cast<std::size_t>(count)),
+      row_loss_.span().subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
+      all, rows);
+}
+
+void Model::gather_rows_of_parts(TensorView all, std::int64_t count) {
+  const auto row_bytes = static_cast<std::int64_t>(sizeof(float)) * all.ld;
+  std::vector<std::int64_t> starts;
+  for (std::int64_t part = 0; part <= tensor_.size(); ++part)
+    starts.push_back(part * count * row_bytes);
+  tensor_.all_gather({static_cast<std::byte*>(all.data), static_cast<std::size_t>(starts.back())},
+                     starts);
 }
 
 // 13) dlogits over the logits themselves; 12) into the embedding and the head's output
-void Model::chunk_backward(const ModelViews& weights, const ModelViews& grads,
-                           const data::MicroBatch& batch, std::int64_t begin, std::int64_t count) {
-  const auto size = static_cast<std::size_t>(count), from = static_cast<std::size_t>(begin);
+void Model::chunk_backward(const ModelViews& weights, const ModelViews& grads, std::int64_t begin,
+                           std::int64_t count) {
   const TensorView logits = logits_.top(count);
   // A row of dlogits starts where its row of logits does: bf16 rows leave every second half unused.
   const std::int64_t ld = logits.ld * 4 / static_cast<std::int64_t>(size_of(compute_));
   const TensorView dlogits{logits.data, compute_, count, vocab_local_, ld};
-  backend_.cross_entropy_backward(
-      dlogits, grads.head_bias, logits, row_lse_.span().first(size),
-      std::span(batch.target_id).subspan(from, size), std::span(batch.weight).subspan(from, size),
-      std::span(batch.smooth).subspan(from, size), vocab_begin_, vocab_valid_, config_.vocab);
+  backend_.cross_entropy_backward(dlogits, grads.head_bias, logits,
+                                  row_lse_.span().first(static_cast<std::size_t>(count)),
+                                  chunk_of(begin, count), vocabulary_);
   backend_.gemm(grads.word, dlogits, head_out_.view().row_slice(begin, count), Transpose::a,
                 begin > 0);
   group_product(head_grad_.view().row_slice(begin, count), dlogits, weights.word, Transpose::none);

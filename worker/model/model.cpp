@@ -20,13 +20,6 @@ std::int64_t chunk_rows_for(std::int64_t targets, std::int64_t vocab) {
   return chunks == 0 ? 0 : (targets + chunks - 1) / chunks;
 }
 
-EncoderInput input_of(const data::MicroBatch& batch) {
-  return {{batch.rows, batch.cols, batch.sample},
-          {batch.key_begin, batch.key_end},
-          batch.ids,
-          batch.positions};
-}
-
 }  // namespace
 
 Model::Model(const ModelConfig& config, const ParameterTable& table, Backend& backend,
@@ -39,14 +32,15 @@ Model::Model(const ModelConfig& config, const ParameterTable& table, Backend& ba
       hidden_local_(config.hidden / tensor.size()),
       ffn_local_(config.ffn / tensor.size()),
       vocab_local_(table.find("embeddings.word.weight").local_rows),
-      vocab_begin_(table.find("embeddings.word.weight").row_begin),
-      vocab_valid_(table.find("embeddings.word.weight").valid_rows),
-      training_(limits.training) {
+      vocabulary_{table.find("embeddings.word.weight").row_begin,
+                  table.find("embeddings.word.weight").valid_rows},
+      training_(limits.training),
+      batch_(backend) {
   allocate(limits);
 }
 
 Tensor Model::make(DType dtype, std::int64_t rows, std::int64_t cols) {
-  Tensor tensor(dtype, rows, cols);
+  Tensor tensor(dtype, rows, cols, backend_.memory());
   bytes_ += tensor.bytes();
   return tensor;
 }
@@ -55,7 +49,7 @@ void Model::allocate(const Limits& limits) {
   const std::int64_t n = limits.tokens, d = config_.hidden, m = limits.targets;
   const auto floats = [&](std::int64_t count) {
     bytes_ += static_cast<std::size_t>(count) * sizeof(float);
-    return Buffer<float>(static_cast<std::size_t>(count));
+    return Buffer<float>(static_cast<std::size_t>(count), backend_.memory());
   };
   layers_.resize(static_cast<std::size_t>(training_ ? config_.layers : 1));
   for (LayerActivations& a : layers_) {
@@ -87,9 +81,10 @@ void Model::allocate(const Limits& limits) {
   head_rstd_ = floats(m);
   if (!training_) return;  // inference writes its logits to the caller's memory
   logits_ = make(DType::f32, chunk_rows_, vocab_local_);
-  for (Buffer<float>* b : {&row_max_, &row_sum_, &row_logits_, &row_target_, &row_lse_})
-    *b = floats(chunk_rows_);
-  statistics_ = floats(3 * chunk_rows_);
+  statistics_ = make(DType::f32, tensor_.size() * chunk_rows_, CrossEntropyColumn::count);
+  row_lse_ = floats(chunk_rows_);
+  row_loss_ = Buffer<double>(static_cast<std::size_t>(m), backend_.memory());
+  host_loss_ = Buffer<double>(static_cast<std::size_t>(m));
 }
 
 double Model::forward_backward(const ModelViews& weights, const ModelViews& grads,
@@ -97,31 +92,42 @@ double Model::forward_backward(const ModelViews& weights, const ModelViews& grad
   ensure(training_, "this model was planned for inference");
   dropout_on_ = true;
   dropout_key_ = dropout_key;
-  const EncoderInput input = input_of(batch);
-  encode(weights, input);
-  const double loss = head_loss(weights, &grads, batch);
-  encode_backward(weights, grads, input);
-  return loss;
+  ensure(batch.id_groups.order.size() == batch.ids.size() &&
+             batch.position_groups.order.size() == batch.positions.size(),
+         "a batch for training has its tokens grouped");
+  batch_.load(batch, config_.vocab);
+  encode(weights, batch_.encoder());
+  head(weights, &grads);
+  encode_backward(weights, grads, batch_.encoder());
+  return loss_of_rows();
 }
 
 double Model::loss(const ModelViews& weights, const data::MicroBatch& batch) {
   dropout_on_ = false;
-  encode(weights, input_of(batch));
-  return head_loss(weights, nullptr, batch);
+  batch_.load(batch, config_.vocab);
+  encode(weights, batch_.encoder());
+  head(weights, nullptr);
+  return loss_of_rows();
 }
 
 void Model::logits(const ModelViews& weights, const EncoderInput& input,
                    std::span<const std::int32_t> wanted, std::span<float> logits) {
   ensure(tensor_.size() == 1, "logits() needs the whole vocabulary on this rank");
   dropout_on_ = false;
-  encode(weights, input);
+  batch_.load(input, wanted);
+  encode(weights, batch_.encoder());
   const auto rows = static_cast<std::int64_t>(wanted.size());
   if (rows == 0) return;
   backend_.gather_rows(head_in_.top(rows), norm_activations(halves()).y.top(input.grid.tokens()),
-                       wanted);
+                       batch_.head().target_row);
   head_transform(weights, head_in_.top(rows));
-  backend_.gemm(matrix(logits.data(), rows, config_.vocab), head_out_.top(rows), weights.word,
-                Transpose::b, false, weights.head_bias);
+  TensorView out = matrix(logits.data(), rows, config_.vocab);
+  if (!backend_.on_host()) {
+    if (logits_.view().rows < rows) logits_ = make(DType::f32, rows, config_.vocab);
+    out = logits_.top(rows);
+  }
+  backend_.gemm(out, head_out_.top(rows), weights.word, Transpose::b, false, weights.head_bias);
+  if (!backend_.on_host()) backend_.download(logits.data(), out.data, logits.size_bytes());
 }
 
 Dropout Model::hidden_dropout(std::int64_t half) const {

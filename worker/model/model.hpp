@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "data/micro_batch.hpp"
 #include "kernels/backend.hpp"
 #include "worker/config.hpp"
+#include "worker/model/device_batch.hpp"
 #include "worker/model/parameters.hpp"
 #include "worker/parallel/communicator.hpp"
 
@@ -26,13 +26,6 @@ struct LayerActivations {
 struct NormActivations {
   Tensor sum, y;             // S [n, d]
   Buffer<float> mean, rstd;  // [n]
-};
-
-// Tokens as the encoder sees them; spans point into a MicroBatch or an inference batch.
-struct EncoderInput {
-  TokenGrid grid;
-  KeyRanges keys;
-  std::span<const std::int32_t> ids, positions;  // [n]
 };
 
 // Holds activations for at most max_tokens tokens and max_targets head rows; no parameters. One
@@ -53,7 +46,8 @@ class Model {
                           const data::MicroBatch& batch, std::uint64_t dropout_key);
   // The same sum without dropout and without gradients.
   double loss(const ModelViews& weights, const data::MicroBatch& batch);
-  // logits fp32 [wanted.size(), vocab] of token rows `wanted`, no dropout. tensor size 1 only.
+  // logits fp32 [wanted.size(), vocab] of token rows `wanted`, no dropout. tensor size 1 only. All
+  // spans are in host memory.
   void logits(const ModelViews& weights, const EncoderInput& input,
               std::span<const std::int32_t> wanted, std::span<float> logits);
   std::size_t bytes() const { return bytes_; }  // of activations and work space
@@ -77,16 +71,16 @@ class Model {
   void half_block_backward(const ModelViews& weights, const ModelViews& grads,
                            const EncoderInput& input, std::int64_t half, std::span<float> dbias);
   // head.cpp
-  double head_loss(const ModelViews& weights, const ModelViews* grads,
-                   const data::MicroBatch& batch);
+  void head(const ModelViews& weights, const ModelViews* grads);
+  double loss_of_rows();
   void head_transform(const ModelViews& weights, ConstTensorView rows);
-  double chunk_loss(const ModelViews& weights, const data::MicroBatch& batch, std::int64_t begin,
-                    std::int64_t count);
-  void chunk_backward(const ModelViews& weights, const ModelViews& grads,
-                      const data::MicroBatch& batch, std::int64_t begin, std::int64_t count);
+  CrossEntropyRows chunk_of(std::int64_t begin, std::int64_t count) const;
+  void chunk_loss(const ModelViews& weights, std::int64_t begin, std::int64_t count);
+  void gather_rows_of_parts(TensorView all, std::int64_t count);
+  void chunk_backward(const ModelViews& weights, const ModelViews& grads, std::int64_t begin,
+                      std::int64_t count);
   void head_transform_backward(const ModelViews& weights, const ModelViews& grads,
                                std::int64_t targets);
-  void combine_vocabulary(std::int64_t count);
 
   void allocate(const Limits& limits);
   Tensor make(DType dtype, std::int64_t rows, std::int64_t cols);
@@ -102,9 +96,10 @@ class Model {
   Backend& backend_;
   Communicator& tensor_;
   const DType compute_;
-  const std::int64_t heads_local_, hidden_local_, ffn_local_, vocab_local_, vocab_begin_,
-      vocab_valid_;
+  const std::int64_t heads_local_, hidden_local_, ffn_local_, vocab_local_;
+  const VocabularyPart vocabulary_;
   bool training_ = true;
+  DeviceBatch batch_;
   bool dropout_on_ = false;
   std::uint64_t dropout_key_ = 0;
   std::size_t bytes_ = 0;
@@ -118,9 +113,10 @@ class Model {
   std::int64_t chunk_rows_ = 0;  // targets whose logits exist at once
   Tensor head_in_, head_pre_, head_act_, head_out_, head_grad_;  // S [targets, d]
   Buffer<float> head_mean_, head_rstd_;
-  Tensor logits_;  // fp32 [chunk_rows, vocab_local]
-  Buffer<float> row_max_, row_sum_, row_logits_, row_target_, row_lse_;
-  Buffer<float> statistics_;  // [3 chunk_rows], combined over the tensor group
+  Tensor logits_;                        // fp32 [chunk_rows, vocab_local]
+  Tensor statistics_;                    // fp32, all parts' rows of CrossEntropyColumn
+  Buffer<float> row_lse_;                // [chunk_rows]
+  Buffer<double> row_loss_, host_loss_;  // [targets]
 };
 
 }  // namespace demist

@@ -90,7 +90,8 @@ struct ModelViews {
   NormViews head_norm;
   std::span<float> head_bias;
 };
-// `matrices` holds matrices_end() elements of `dtype`; `vectors` the fp32 elements after it.
+// `matrices` holds matrices_end() elements of `dtype`; `vectors` the fp32 elements after it. Both
+// may lie in a device's memory: nothing is read.
 ModelViews make_views(const ModelConfig& config, const ParameterTable& table, void* matrices,
                       DType dtype, float* vectors);
 

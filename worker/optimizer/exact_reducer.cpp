@@ -27,46 +27,43 @@ class ExactReducer final : public GradientReducer {
         starts_(table.shard_starts(groups.layout.data_size)),
         limit_(std::ldexp(1.0, kSumBits) / static_cast<double>(max_micro_batches)),
         exponent_(table.parameters().size(), kFirstExponent),
-        largest_(table.parameters().size()) {
+        largest_(table.parameters().size()),
+        device_largest_(table.parameters().size(), backend.memory()) {
     if (groups.layout.data_size > 1)
-      shard_sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(shard_end() - shard_begin()));
+      shard_sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(shard_end() - shard_begin()),
+                                        backend.memory());
   }
 
   void begin(std::size_t own_micro_batches) override {
-    std::fill(largest_.begin(), largest_.end(), 0.0f);
+    backend_.zero(device_largest_.data(), device_largest_.bytes());
     // One gradient in all: it is rounded where it lies, and no integers go through memory.
     single_ = groups_.layout.data_size == 1 && own_micro_batches == 1;
     if (!single_) {
-      if (sum_.size() == 0) sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(table_.size()));
-      std::fill_n(sum_.data(), sum_.size(), 0);
+      if (sum_.size() == 0)
+        sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(table_.size()), backend_.memory());
+      backend_.zero(sum_.data(), sum_.bytes());
     }
-    overflow_ = false;
   }
 
   void add(std::span<const float> grads) override {
+    only_ = grads;
     std::size_t i = 0;
     for (const Parameter& p : table_.parameters()) {
       const std::span<const float> values = part(grads, p);
-      const float largest = backend_.max_abs(values);
-      // NaN must stick: it compares false with everything.
-      if (!(largest <= largest_[i])) largest_[i] = largest;
-      if (single_)
-        only_ = grads;
-      else if (fits(largest, exponent_[i]))
-        backend_.fixed_point_add(part(sum_.span(), p), values, exponent_[i]);
-      else
-        overflow_ = true;
+      backend_.max_abs(device_largest_.span().subspan(i, 1), values);
+      // What does not fit spoils the sum; finish() learns of it from the largest value.
+      if (!single_) backend_.fixed_point_add(part(sum_.span(), p), values, exponent_[i]);
       ++i;
     }
   }
 
   Result finish(std::span<float> shard) override {
+    backend_.download(largest_.data(), device_largest_.data(), device_largest_.bytes());
     groups_.world->all_reduce_max(largest_);
     if (std::any_of(largest_.begin(), largest_.end(), [](float x) { return !std::isfinite(x); }))
       return Result::not_finite;
     bool redo = false;
     for (std::size_t i = 0; i < largest_.size(); ++i) redo |= !fits(largest_[i], exponent_[i]);
-    ensure(redo || !overflow_, "a local overflow is also a global one");
     const std::vector<int> used = exponent_;
     for (std::size_t i = 0; i < largest_.size(); ++i)
       if (!redo || !fits(largest_[i], exponent_[i])) exponent_[i] = next_exponent(i);
@@ -85,9 +82,7 @@ class ExactReducer final : public GradientReducer {
     return Result::ready;
   }
 
-  std::size_t bytes() const override {
-    return (sum_.size() + shard_sum_.size()) * sizeof(std::int64_t);
-  }
+  std::size_t bytes() const override { return sum_.bytes() + shard_sum_.bytes(); }
 
   std::string state() const override {
     nlohmann::json exponents;
@@ -157,11 +152,11 @@ class ExactReducer final : public GradientReducer {
   const std::vector<std::int64_t> starts_;
   const double limit_;  // largest |gradient| * 2^exponent of one micro-batch
   std::vector<int> exponent_;
-  std::vector<float> largest_;
+  std::vector<float> largest_;  // |gradient| of each tensor in this step
+  Buffer<float> device_largest_;
   Buffer<std::int64_t> sum_, shard_sum_;
   std::span<const float> only_;
   bool single_ = false;
-  bool overflow_ = false;
 };
 
 }  // namespace

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -14,28 +13,32 @@ class FastReducer final : public GradientReducer {
       : backend_(backend),
         groups_(groups),
         starts_(table.shard_starts(groups.layout.data_size)),
-        sum_(static_cast<std::size_t>(table.size())) {}
+        sum_(static_cast<std::size_t>(table.size()), backend.memory()),
+        largest_(1, backend.memory()) {}
 
   void begin(std::size_t) override { first_ = true; }
 
   void add(std::span<const float> grads) override {
     const TensorView sum = vector_view(sum_.span());
     if (first_)
-      std::copy(grads.begin(), grads.end(), sum_.data());
+      backend_.copy(sum_.data(), grads.data(), grads.size_bytes());
     else
       backend_.add(sum, sum, vector_view(grads));
     first_ = false;
   }
 
   Result finish(std::span<float> shard) override {
-    if (first_) std::fill_n(sum_.data(), sum_.size(), 0.0f);  // this group had no micro-batch
+    if (first_) backend_.zero(sum_.data(), sum_.bytes());  // this group had no micro-batch
     groups_.data->reduce_scatter_sum(shard, sum_.span(), starts_);
-    std::array<float, 1> largest{backend_.max_abs(shard)};
+    backend_.zero(largest_.data(), largest_.bytes());
+    backend_.max_abs(largest_.span(), shard);
+    std::array<float, 1> largest{};
+    backend_.download(largest.data(), largest_.data(), largest_.bytes());
     groups_.world->all_reduce_max(largest);
     return std::isfinite(largest[0]) ? Result::ready : Result::not_finite;
   }
 
-  std::size_t bytes() const override { return sum_.size() * sizeof(float); }
+  std::size_t bytes() const override { return sum_.bytes(); }
   std::string state() const override { return "{}"; }
   void set_state(const std::string&) override {}  // sums in fp32 remember nothing
 
@@ -43,7 +46,7 @@ class FastReducer final : public GradientReducer {
   Backend& backend_;
   ParallelGroups& groups_;
   const std::vector<std::int64_t> starts_;
-  Buffer<float> sum_;
+  Buffer<float> sum_, largest_;
   bool first_ = true;
 };
 

@@ -2,6 +2,7 @@
 #include "worker/optimizer/sharded_adamw.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -50,18 +51,23 @@ ShardedAdamW::ShardedAdamW(const ModelConfig& model, const ParameterTable& table
   }
   const auto shard = static_cast<std::size_t>(end_ - begin_);
   for (Buffer<float>* buffer : {&master_, &m_, &v_}) {
-    *buffer = Buffer<float>(shard);
-    std::fill_n(buffer->data(), shard, 0.0f);
+    *buffer = Buffer<float>(shard, backend.memory());
+    backend.zero(buffer->data(), buffer->bytes());
   }
-  matrices_ = Buffer<std::byte>(static_cast<std::size_t>(table.matrices_end()) * size_of(compute));
-  vectors_ = Buffer<float>(static_cast<std::size_t>(table.size() - table.matrices_end()));
-  std::fill_n(matrices_.data(), matrices_.size(), std::byte{0});
-  std::fill_n(vectors_.data(), vectors_.size(), 0.0f);
+  matrices_ = Buffer<std::byte>(static_cast<std::size_t>(table.matrices_end()) * size_of(compute),
+                                backend.memory());
+  vectors_ = Buffer<float>(static_cast<std::size_t>(table.size() - table.matrices_end()),
+                           backend.memory());
+  // Every segment may add a part of a tile at either end.
+  const std::int64_t tiles = div_ceil(end_ - begin_, ParameterTable::kTile);
+  tiles_ = Buffer<double>(static_cast<std::size_t>(tiles) + 2 * segments_.size(), backend.memory());
+  backend.zero(matrices_.data(), matrices_.bytes());
+  backend.zero(vectors_.data(), vectors_.bytes());
   weights_ = make_views(model, table, matrices_.data(), compute, vectors_.data());
 }
 
 std::size_t ShardedAdamW::bytes() const {
-  return 3 * master_.size() * sizeof(float) + matrices_.size() + vectors_.size() * sizeof(float);
+  return 3 * master_.bytes() + matrices_.bytes() + vectors_.bytes() + tiles_.bytes();
 }
 
 std::span<float> ShardedAdamW::shard_span(Buffer<float>& buffer, const Segment& s) const {
@@ -78,34 +84,46 @@ TensorView ShardedAdamW::working(std::int64_t begin, std::int64_t count) {
   return {data, compute_, 1, count, count};
 }
 
+// Fills a segment's part of `buffer` from the host: fill(run, values of the run).
+template <class Fill>
+void ShardedAdamW::fill_from_host(Buffer<float>& buffer, const Segment& s, Fill&& fill) {
+  Buffer<float> host(static_cast<std::size_t>(s.end - s.begin));
+  for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
+    fill(run, host.span().subspan(static_cast<std::size_t>(run.arena - s.begin),
+                                  static_cast<std::size_t>(run.count)));
+  backend_.upload(shard_span(buffer, s).data(), host.data(), host.bytes());
+}
+
+void ShardedAdamW::zero_moments() {
+  backend_.zero(m_.data(), m_.bytes());
+  backend_.zero(v_.data(), v_.bytes());
+}
+
 void ShardedAdamW::initialize(std::uint64_t seed) {
   for (const Segment& s : segments_) {
     const Parameter& p = *s.parameter;
     const std::uint64_t key = stream_key(seed, "init/" + p.name, 0);
-    for (const ParameterRun& run : ParameterTable::runs(p, s.begin, s.end))
+    fill_from_host(master_, s, [&](const ParameterRun& run, std::span<float> values) {
       parallel_ranges(run.count, 4096, [&](std::int64_t from, std::int64_t to) {
         for (std::int64_t i = from; i < to; ++i)
-          master_[static_cast<std::size_t>(run.arena - begin_ + i)] =
-              initial_value(p, key, run.logical + i);
+          values[static_cast<std::size_t>(i)] = initial_value(p, key, run.logical + i);
       });
+    });
   }
-  std::fill_n(m_.data(), m_.size(), 0.0f);
-  std::fill_n(v_.data(), v_.size(), 0.0f);
+  zero_moments();
 }
 
 void ShardedAdamW::read(const checkpoint::Checkpoint& from, bool with_moments) {
   using checkpoint::Kind;
-  std::fill_n(m_.data(), m_.size(), 0.0f);
-  std::fill_n(v_.data(), v_.size(), 0.0f);
+  zero_moments();
   for (const Segment& s : segments_) {
     const auto tensor = from.find(s.parameter->name);
     if (!tensor)
       throw CheckpointError(from.directory().string() + " has no tensor " + s.parameter->name);
     const auto fill = [&](Kind kind, Buffer<float>& into) {
-      for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
-        from.read({*tensor, kind, run.logical,
-                   into.span().subspan(static_cast<std::size_t>(run.arena - begin_),
-                                       static_cast<std::size_t>(run.count))});
+      fill_from_host(into, s, [&](const ParameterRun& run, std::span<float> values) {
+        from.read({*tensor, kind, run.logical, values});
+      });
     };
     fill(Kind::parameter, master_);
     if (!with_moments) continue;
@@ -121,39 +139,45 @@ void ShardedAdamW::publish() {
   gather_working_copy();
 }
 
-std::vector<checkpoint::Piece> ShardedAdamW::pieces(
-    std::vector<checkpoint::LogicalTensor>& tensors) const {
+ShardedAdamW::Snapshot ShardedAdamW::snapshot() const {
   using checkpoint::Kind;
-  tensors.clear();
-  for (const Parameter& p : table_.parameters()) tensors.push_back({p.name, p.rows, p.cols});
-  std::vector<checkpoint::Piece> found;
+  Snapshot result;
+  for (const Parameter& p : table_.parameters()) result.tensors.push_back({p.name, p.rows, p.cols});
+  const auto on_host = [&](const Buffer<float>& buffer) {
+    if (backend_.on_host()) return buffer.span();
+    result.copies.emplace_back(buffer.size());
+    backend_.download(result.copies.back().data(), buffer.data(), buffer.bytes());
+    return std::span<const float>(result.copies.back().span());
+  };
+  const std::array<std::pair<Kind, std::span<const float>>, 3> kinds = {
+      std::pair{Kind::parameter, on_host(master_)}, std::pair{Kind::adam_m, on_host(m_)},
+      std::pair{Kind::adam_v, on_host(v_)}};
   for (const Segment& s : segments_) {
     // Replicated tensors are the same on every tensor-parallel rank: the first one saves them.
     if (s.parameter->split == Split::none && groups_.layout.tensor_rank != 0) continue;
     const auto index = static_cast<std::size_t>(s.parameter - table_.parameters().data());
-    for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end)) {
-      const auto at = static_cast<std::size_t>(run.arena - begin_);
-      const auto count = static_cast<std::size_t>(run.count);
-      found.push_back({index, Kind::parameter, run.logical, master_.span().subspan(at, count)});
-      found.push_back({index, Kind::adam_m, run.logical, m_.span().subspan(at, count)});
-      found.push_back({index, Kind::adam_v, run.logical, v_.span().subspan(at, count)});
-    }
+    for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
+      for (const auto& [kind, values] : kinds)
+        result.pieces.push_back({index, kind, run.logical,
+                                 values.subspan(static_cast<std::size_t>(run.arena - begin_),
+                                                static_cast<std::size_t>(run.count))});
   }
-  return found;
+  return result;
 }
 
 // Squares are summed in tiles at fixed places of the arena and the tiles added exactly, so the norm
 // does not depend on where the arena is cut into shards.
 double ShardedAdamW::gradient_norm(std::span<const float> grad) {
   constexpr std::int64_t tile = ParameterTable::kTile;
-  ExactSum sum;
-  std::vector<double> tiles;
+  // A tensor that begins or ends inside a tile adds a part of one.
+  std::size_t used = 0;
   const auto add = [&](std::int64_t begin, std::int64_t end) {
     if (begin >= end) return;
-    tiles.resize(static_cast<std::size_t>(div_ceil(end - begin, tile)));
-    backend_.tile_sum_squares(tiles, grad.subspan(static_cast<std::size_t>(begin - begin_),
-                                                  static_cast<std::size_t>(end - begin)));
-    for (const double square_sum : tiles) sum.add(square_sum);
+    const auto count = static_cast<std::size_t>(div_ceil(end - begin, tile));
+    backend_.tile_sum_squares(tiles_.span().subspan(used, count),
+                              grad.subspan(static_cast<std::size_t>(begin - begin_),
+                                           static_cast<std::size_t>(end - begin)));
+    used += count;
   };
   for (const Segment& s : segments_) {
     if (s.parameter->split == Split::none && groups_.layout.tensor_rank != 0) continue;
@@ -161,6 +185,10 @@ double ShardedAdamW::gradient_norm(std::span<const float> grad) {
     add(s.begin, border);
     add(border, s.end);
   }
+  std::vector<double> tiles(used);
+  backend_.download(tiles.data(), tiles_.data(), used * sizeof(double));
+  ExactSum sum;
+  for (const double square_sum : tiles) sum.add(square_sum);
   groups_.world->all_reduce_sum(sum.limbs());
   return std::sqrt(sum.value());
 }

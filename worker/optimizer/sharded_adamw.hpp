@@ -31,8 +31,14 @@ class ShardedAdamW {
   void read(const checkpoint::Checkpoint& from, bool with_moments);  // throws CheckpointError
   // Rounds the masters into the working copy of all ranks. Collective.
   void publish();
-  // This shard's pieces; `tensors` receives the logical table that they index.
-  std::vector<checkpoint::Piece> pieces(std::vector<checkpoint::LogicalTensor>& tensors) const;
+  // This shard as a checkpoint takes it: pieces of the logical tensors that they index. In host
+  // memory they point at the live state, else at copies.
+  struct Snapshot {
+    std::vector<checkpoint::LogicalTensor> tensors;
+    std::vector<checkpoint::Piece> pieces;
+    std::vector<Buffer<float>> copies;
+  };
+  Snapshot snapshot() const;
 
   // Global norm of the gradient whose shard is given, before division by the normalizer.
   // Collective.
@@ -47,6 +53,9 @@ class ShardedAdamW {
     const Parameter* parameter;
     std::int64_t begin, end;
   };
+  template <class Fill>
+  void fill_from_host(Buffer<float>& buffer, const Segment& segment, Fill&& fill);
+  void zero_moments();
   void gather_working_copy();
   TensorView working(std::int64_t begin, std::int64_t count);
   std::span<float> shard_span(Buffer<float>& buffer, const Segment& segment) const;
@@ -62,6 +71,7 @@ class ShardedAdamW {
   Buffer<float> master_, m_, v_;
   Buffer<std::byte> matrices_;
   Buffer<float> vectors_;
+  Buffer<double> tiles_;  // sums of squares
   ModelViews weights_;
 };
 

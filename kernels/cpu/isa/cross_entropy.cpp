@@ -7,6 +7,8 @@ namespace {
 
 constexpr std::int64_t kBlock = 1024;  // columns: a block of logits stays in the first-level cache
 
+std::size_t at(std::int64_t r) { return static_cast<std::size_t>(r); }
+
 float exp_of(float x) { return exp(broadcast(x))[0]; }
 
 // A row's statistics so far (Milakov and Gimelshein 2018, "Online normalizer calculation for
@@ -73,8 +75,8 @@ struct RowGradient {
       : logits(row<float>(op.logits, r)),
         dlogits(row<T>(op.dlogits, r)),
         lse(op.lse[r]),
-        scale(op.weight[r] + op.smooth[r]),
-        shift(op.smooth[r] / static_cast<float>(op.part.vocab_size)) {}
+        scale(op.rows.weight[at(r)] + op.rows.smooth[at(r)]),
+        shift(op.rows.smooth[at(r)] / static_cast<float>(op.rows.vocab_size)) {}
 
   // Vectors are read before they are written: dlogits may lie over the logits already read.
   void do_block(float* dbias, std::int64_t begin, std::int64_t n) const {
@@ -91,16 +93,16 @@ template <class T>
 void backward_block(const CrossEntropyBackward& op, float* dbias, std::int64_t r,
                     std::int64_t begin, std::int64_t n) {
   const RowGradient<T> gradient(op, r);
-  const std::int64_t target = target_column(op.target[r], op.part);
+  const std::int64_t target = target_column(op.rows.target[at(r)], op.part);
   const bool has_target = target >= begin && target < begin + n;
   const float logit = has_target ? gradient.logits[target] : 0;
   gradient.do_block(dbias, begin, n);
   if (!has_target) return;
   // Again from the logit, so that the stored value is rounded once.
   const float p = exp_of(logit - gradient.lse);
-  const float value = gradient.scale * p - gradient.shift - op.weight[r];
+  const float value = gradient.scale * p - gradient.shift - op.rows.weight[at(r)];
   store(gradient.dlogits + target, broadcast(value), 1);
-  dbias[target] -= op.weight[r];
+  dbias[target] -= op.rows.weight[at(r)];
 }
 
 // Block by block through all rows of the range, so that a block of dbias stays in the cache.
@@ -131,10 +133,11 @@ void cross_entropy_statistics(const CrossEntropyStatistics& op, RowRange rows) {
                            left < kBlock ? left : kBlock);
     }
     const std::int64_t target = target_column(op.target[r], op.part);
-    op.max[r] = statistics.max;
-    op.sum_exp[r] = static_cast<float>(statistics.sum_exp);
-    op.logit_sum[r] = static_cast<float>(statistics.logit_sum);
-    op.target_logit[r] = target < 0 ? 0.0f : logits[target];
+    float* out = row<float>(op.statistics, r);
+    out[CrossEntropyColumn::max] = statistics.max;
+    out[CrossEntropyColumn::sum_exp] = static_cast<float>(statistics.sum_exp);
+    out[CrossEntropyColumn::logit_sum] = static_cast<float>(statistics.logit_sum);
+    out[CrossEntropyColumn::target_logit] = target < 0 ? 0.0f : logits[target];
   }
 }
 

@@ -7,14 +7,20 @@ namespace {
 
 constexpr std::int64_t kWide = 8;  // 64-bit elements handled at a time
 
+// Unsigned, since sums that are lost anyway may overflow.
+inline void add_one_rounded(std::int64_t* acc, float grad, double scale) {
+  const auto term = _mm_cvtsd_si64(_mm_set_sd(static_cast<double>(grad) * scale));
+  *acc = static_cast<std::int64_t>(static_cast<std::uint64_t>(*acc) +
+                                   static_cast<std::uint64_t>(term));
+}
+
 // acc[0, 8) += round(grad * scale), ties to even.
 inline void add_rounded(std::int64_t* acc, const float* grad, double scale) {
 #ifdef __AVX512F__
   const __m512d product = _mm512_cvtps_pd(_mm256_loadu_ps(grad)) * scale;
   _mm512_storeu_si512(acc, _mm512_add_epi64(_mm512_loadu_si512(acc), _mm512_cvtpd_epi64(product)));
 #else
-  for (int i = 0; i < kWide; ++i)
-    acc[i] += _mm_cvtsd_si64(_mm_set_sd(static_cast<double>(grad[i]) * scale));
+  for (int i = 0; i < kWide; ++i) add_one_rounded(acc + i, grad[i], scale);
 #endif
 }
 
@@ -66,7 +72,7 @@ float max_abs(const float* values, std::int64_t n) {
 void fixed_point_add(std::int64_t* acc, const float* grad, std::int64_t n, double scale) {
   std::int64_t i = 0;
   for (; i + kWide <= n; i += kWide) add_rounded(acc + i, grad + i, scale);
-  for (; i < n; ++i) acc[i] += _mm_cvtsd_si64(_mm_set_sd(static_cast<double>(grad[i]) * scale));
+  for (; i < n; ++i) add_one_rounded(acc + i, grad[i], scale);
 }
 
 void fixed_point_to_float(float* out, const std::int64_t* acc, std::int64_t n, double scale) {

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/model/device_batch.hpp"
+
+#include <cstring>
+#include <tuple>
+
+namespace demist {
+namespace {
+
+constexpr std::size_t kAlign = 256;  // vector loads of any width start at every array
+
+Grouping grouping_of(const data::TokenGroups& groups) {
+  return {groups.value, groups.begin, groups.order};
+}
+
+// Calls body on every span of the batch.
+template <class Body>
+void for_spans(EncoderInput& encoder, HeadInput& head, Body&& body) {
+  const auto each = [&](auto&... spans) { (body(spans), ...); };
+  each(encoder.grid.sample, encoder.keys.begin, encoder.keys.end, encoder.ids, encoder.positions);
+  for (Grouping* g : {&encoder.id_groups, &encoder.position_groups})
+    each(g->value, g->begin, g->order);
+  each(head.target_row, head.rows.target, head.rows.weight, head.rows.smooth);
+}
+
+std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+}  // namespace
+
+void DeviceBatch::load(const data::MicroBatch& batch, std::int64_t vocab_size) {
+  encoder_ = {{batch.rows, batch.cols, batch.sample},
+              {batch.key_begin, batch.key_end},
+              batch.ids,
+              batch.positions,
+              grouping_of(batch.id_groups),
+              grouping_of(batch.position_groups)};
+  head_ = {batch.target_row, {batch.target_id, batch.weight, batch.smooth, vocab_size}};
+  if (!backend_.on_host()) move_to_device();
+}
+
+void DeviceBatch::load(const EncoderInput& input, std::span<const std::int32_t> wanted) {
+  encoder_ = input;
+  head_ = {wanted, {}};
+  if (!backend_.on_host()) move_to_device();
+}
+
+void DeviceBatch::move_to_device() {
+  std::size_t bytes = 0;
+  for_spans(encoder_, head_, [&](auto& span) { bytes += aligned(span.size_bytes()); });
+  packed_.resize(bytes);
+  if (device_.size() < bytes) device_ = Buffer<std::byte>(bytes, backend_.memory());
+  std::size_t at = 0;
+  for_spans(encoder_, head_, [&](auto& span) {
+    if (!span.empty()) std::memcpy(packed_.data() + at, span.data(), span.size_bytes());
+    using Element = typename std::remove_reference_t<decltype(span)>::element_type;
+    span = {reinterpret_cast<Element*>(device_.data() + at), span.size()};
+    at += aligned(span.size_bytes());
+  });
+  backend_.upload(device_.data(), packed_.data(), bytes);
+}
+
+}  // namespace demist
