@@ -49,6 +49,11 @@ struct NumericError : Error {
   explicit NumericError(const std::string& what) : Error(ExitCode::numeric, what) {}
 };
 
+// A failure that every rank of the job knows of and throws: one report is enough.
+struct AgreedError : Error {
+  using Error::Error;
+};
+
 // Throws InternalError("<what>") when a condition that only a bug can break does not hold.
 inline void ensure(bool condition, const char* what) {
   if (!condition) throw InternalError(what);

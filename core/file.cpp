@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -51,6 +52,9 @@ fs::path folder_of(const fs::path& path) {
 }  // namespace
 
 std::string read_file(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored))  // which opens, and then reads as empty
+    throw DataError(path.string() + ": is a folder; a file is needed here");
   std::ifstream in(path, std::ios::binary);
   if (!in) throw DataError(path.string() + ": cannot open: " + reason());
   std::ostringstream content;
@@ -85,11 +89,22 @@ void atomic_write(const fs::path& path, std::string_view content) {
     if (file.get() < 0 || done < content.size() || ::fsync(file.get()) != 0) {
       const std::string why = reason();
       ::unlink(temporary.c_str());
-      throw EnvironmentError(path.string() + ": cannot write " + std::to_string(content.size()) +
-                             " bytes: " + why);
+      throw EnvironmentError(path.string() + ": cannot write " + format_bytes(content.size()) + ": " +
+                             why);
     }
   }
   durable_rename(temporary, path);
+}
+
+std::string format_bytes(std::uint64_t bytes) {
+  if (bytes < 1000) return std::to_string(bytes) + " bytes";
+  static constexpr std::array units = {"kB", "MB", "GB", "TB", "PB", "EB"};
+  double value = static_cast<double>(bytes) / 1000;
+  std::size_t unit = 0;
+  for (; value >= 999.5 && unit + 1 < units.size(); ++unit) value /= 1000;
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3g %s", value, units[unit]);
+  return text.data();
 }
 
 std::uint64_t free_bytes(const fs::path& path) {
@@ -127,6 +142,8 @@ MappedFile::MappedFile(const fs::path& path) {
   struct stat info {};
   if (file.get() < 0 || ::fstat(file.get(), &info) != 0)
     throw DataError(path.string() + ": cannot open: " + reason());
+  if (S_ISDIR(info.st_mode))
+    throw DataError(path.string() + ": is a folder; a file is needed here");
   size_ = static_cast<std::size_t>(info.st_size);
   if (size_ == 0) return;
   void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);

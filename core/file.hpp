@@ -24,6 +24,8 @@ void sync_file(const fs::path& path);                           // fsync a close
 void sync_folder(const fs::path& path);                         // fsync a directory entry list
 void durable_rename(const fs::path& from, const fs::path& to);  // rename, then sync both folders
 
+std::string format_bytes(std::uint64_t bytes);  // "512 bytes", "3.4 kB", "1.25 GB": powers of 1,000
+
 // Bytes that an unprivileged writer may still use on the file system that holds `path`.
 std::uint64_t free_bytes(const fs::path& path);
 

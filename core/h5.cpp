@@ -3,6 +3,7 @@
 
 #include <hdf5.h>
 
+#include <cstring>
 #include <mutex>
 #include <utility>
 
@@ -128,30 +129,84 @@ std::size_t size_of(Type type) {
   }
 }
 
-File File::create(const std::filesystem::path& path) {
-  const Library library;
+namespace {
+hid_t create_file(const std::filesystem::path& path, const Properties& access) {
   const Properties creation(H5Pcreate(H5P_FILE_CREATE));
   H5Pset_obj_track_times(creation.get(), 0);  // equal content, equal bytes, whenever it is written
-  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), file_access().get());
+  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get());
   if (id < 0) fail(path, "/", "create");
-  return {id, path};
+  return id;
+}
+}  // namespace
+
+File File::create(const std::filesystem::path& path) {
+  const Library library;
+  const Properties access = file_access();  // closing it would clear the reason of a failure
+  return {create_file(path, access), path};
+}
+
+// Where the core driver keeps its file. It frees the memory when the file is closed: that is the
+// moment to take it (H5Fget_file_image of 1.10.8 gives a superblock with a wrong checksum).
+struct ImageMemory {
+  static void* allocate(std::size_t size, H5FD_file_image_op_t, void* image) {
+    return resize(nullptr, size, H5FD_FILE_IMAGE_OP_NO_OP, image);
+  }
+  static void* resize(void* data, std::size_t size, H5FD_file_image_op_t, void* image) {
+    static_cast<Image*>(image)->size_ = size;
+    return std::realloc(data, size);
+  }
+  static void* copy(void* to, const void* from, std::size_t size, H5FD_file_image_op_t, void*) {
+    return std::memcpy(to, from, size);
+  }
+  static herr_t release(void* data, H5FD_file_image_op_t, void* image) {
+    static_cast<Image*>(image)->data_.reset(static_cast<std::byte*>(data));
+    return 0;
+  }
+  static void* share(void* image) { return image; }
+  static herr_t unshare(void*) { return 0; }
+};
+
+File File::create_in_memory(const std::filesystem::path& path) {
+  const Library library;
+  auto image = std::make_unique<Image>();
+  const Properties access = file_access();
+  H5FD_file_image_callbacks_t callbacks{ImageMemory::allocate, ImageMemory::copy,
+                                        ImageMemory::resize,   ImageMemory::release,
+                                        ImageMemory::share,    ImageMemory::unshare,
+                                        image.get()};
+  constexpr std::size_t increment = 1;  // byte: the memory is as long as the file
+  H5Pset_fapl_core(access.get(), increment, /*backing_store=*/0);
+  H5Pset_file_image_callbacks(access.get(), &callbacks);
+  File file(create_file(path, access), path);
+  file.image_ = std::move(image);
+  return file;
+}
+
+Image File::finish() {
+  ensure(image_ != nullptr, "h5: only a file in memory has an image");
+  close();
+  return std::move(*image_);
 }
 
 File File::open(const std::filesystem::path& path) {
   const Library library;
   std::error_code error;
   if (!std::filesystem::exists(path, error)) throw DataError(path.string() + ": no such file");
-  const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, file_access().get());
+  const Properties access = file_access();
+  const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
   if (id < 0) fail(path, "/", "open");
   return {id, path};
 }
 
 File::File(File&& other) noexcept
-    : id_(std::exchange(other.id_, -1)), path_(std::move(other.path_)) {}
+    : id_(std::exchange(other.id_, -1)),
+      path_(std::move(other.path_)),
+      image_(std::move(other.image_)) {}
 
 File& File::operator=(File other) noexcept {
   std::swap(id_, other.id_);
   std::swap(path_, other.path_);
+  std::swap(image_, other.image_);
   return *this;
 }
 

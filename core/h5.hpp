@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,12 +27,30 @@ struct Extent {
   Type type = Type::u8;
 };
 
+// The bytes of a file that was made in memory.
+class Image {
+ public:
+  std::span<const std::byte> bytes() const { return {data_.get(), size_}; }
+
+ private:
+  friend struct ImageMemory;
+  struct Free {
+    void operator()(std::byte* data) const { std::free(data); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  std::size_t size_ = 0;
+};
+
 // One open file. All failures throw DataError naming the file, the object and HDF5's own reason.
 class File {
  public:
   // Superblock v2+ (library bounds V110): a file whose writer died is refused when opened. Datasets
   // of 64 KiB and more start at a multiple of 4,096 bytes.
   static File create(const std::filesystem::path& path);
+  // The same file in memory, for finish(); `path` is for messages. HDF5 1.10 crashes in MPI_Finalize
+  // after a full disk refused one of its writes, so what can run out of space goes around it.
+  static File create_in_memory(const std::filesystem::path& path);
+  Image finish();  // closes a file in memory; its bytes, as create() would have put them on disk
   static File open(const std::filesystem::path& path);  // read-only
 
   File(File&& other) noexcept;
@@ -82,6 +102,7 @@ class File {
   File(std::int64_t id, std::filesystem::path path) : id_(id), path_(std::move(path)) {}
   std::int64_t id_ = -1;
   std::filesystem::path path_;
+  std::unique_ptr<Image> image_;  // of a file in memory
 };
 
 }  // namespace demist::h5

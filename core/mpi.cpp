@@ -175,10 +175,17 @@ Outcome attempt(const std::function<void()>& phase) {
   try {
     phase();
     return {};
+  } catch (const AgreedError& error) {
+    return {error.code(), error.what(), true};
   } catch (const Error& error) {
     return {error.code(), error.what()};
   } catch (const std::filesystem::filesystem_error& error) {
-    return {ExitCode::environment, error.what() + std::string("; check its permissions")};
+    return {ExitCode::environment, error.path1().string() + ": " + error.code().message() +
+                                       "; check the path and its permissions"};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::environment,
+            "out of memory; use fewer ranks on this machine, smaller micro-batches or a smaller "
+            "model"};
   } catch (const std::exception& error) {
     return {ExitCode::internal, error.what()};
   }
@@ -198,7 +205,10 @@ void agree(const Comm& comm, const Outcome& mine, std::string_view phase) {
   const auto code = static_cast<ExitCode>(
       comm.all_reduce_max(comm.rank() == root ? static_cast<std::int64_t>(mine.code) : 0));
   const std::string message = comm.broadcast(mine.message, root);
-  throw Error(code, std::string(phase) + ": rank " + std::to_string(root) + ": " + message);
+  const bool alike = comm.all_reduce_sum(mine.message == message ? 1 : 0) == comm.size();
+  throw AgreedError(
+      code, alike ? message
+                  : std::string(phase) + ": rank " + std::to_string(root) + ": " + message);
 }
 
 void together(const Comm& comm, std::string_view phase, const std::function<void()>& body) {

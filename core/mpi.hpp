@@ -72,11 +72,13 @@ bool launched_by_mpi();
 struct Outcome {
   ExitCode code = ExitCode::done;
   std::string message;
+  bool agreed = false;  // every rank of the job fails with this
 };
 // Runs a local phase (no collectives inside) and catches what it throws.
 Outcome attempt(const std::function<void()>& phase);
 // Every rank calls this after the phase and before its next collective. When any rank failed, all
-// throw the same Error: the first failing rank's, prefixed "rank R: ".
+// throw the same AgreedError: the first failing rank's, prefixed "<phase>: rank R: " unless all
+// failed with the same words.
 void agree(const Comm& comm, const Outcome& mine, std::string_view phase);
 // attempt + agree.
 void together(const Comm& comm, std::string_view phase, const std::function<void()>& body);

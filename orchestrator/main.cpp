@@ -10,11 +10,12 @@ namespace {
 
 using namespace demist;
 
-// One line for one failure: ranks that fail alike wait for rank 0 to speak and end the job.
-int report(int code, const std::string& message, const mpi::Comm& world) {
-  if (world.rank() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-  log::error(message);
-  return code;
+// One line for one failure: other ranks give rank 0, which may have the same to say, time to speak
+// and to end the job.
+void report(const mpi::Outcome& failure, const mpi::Comm& world) {
+  using std::chrono::seconds;
+  if (world.rank() > 0) std::this_thread::sleep_for(failure.agreed ? seconds(20) : seconds(2));
+  log::error(failure.message);
 }
 
 }  // namespace
@@ -32,7 +33,8 @@ int main(int argc, char** argv) {
     code = cli::run(command, arguments, world);
   });
   if (outcome.code == ExitCode::done) return code;
-  code = report(static_cast<int>(outcome.code), outcome.message, world);
+  report(outcome, world);
+  code = static_cast<int>(outcome.code);
   if (session && world.size() > 1) session->abort(code);
   return code;
 }

@@ -17,7 +17,14 @@ TEST(Attempt, GivesEveryFailureItsCode) {
 TEST(Attempt, WhatTheFileSystemRefusesIsNoBugOfOurs) {
   const auto outcome = mpi::attempt([] { std::filesystem::create_directories("/dev/null/below"); });
   EXPECT_EQ(outcome.code, ExitCode::environment);
-  EXPECT_NE(outcome.message.find("/dev/null/below"), std::string::npos) << outcome.message;
+  EXPECT_EQ(outcome.message,
+            "/dev/null/below: Not a directory; check the path and its permissions");
+  EXPECT_EQ(mpi::attempt([] { throw std::bad_alloc(); }).code, ExitCode::environment);
+}
+
+TEST(Attempt, KnowsWhatEveryRankFailsWith) {
+  EXPECT_FALSE(mpi::attempt([] { throw DataError("x"); }).agreed);
+  EXPECT_TRUE(mpi::attempt([] { throw AgreedError(ExitCode::data, "x"); }).agreed);
 }
 
 }  // namespace

@@ -28,6 +28,18 @@ TEST_F(FileTest, AtomicWriteReplacesTheWholeAndLeavesNothingElse) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
   EXPECT_THROW(atomic_write(folder_ / "no folder" / "a", "x"), EnvironmentError);
   EXPECT_THROW(read_file(folder_ / "missing"), DataError);
+  EXPECT_THROW(read_file(folder_), DataError);  // std::ifstream reads a folder as empty
+  EXPECT_THROW(MappedFile{folder_}, DataError);
+}
+
+TEST(FormatBytes, ChoosesTheUnit) {
+  EXPECT_EQ(format_bytes(0), "0 bytes");
+  EXPECT_EQ(format_bytes(999), "999 bytes");
+  EXPECT_EQ(format_bytes(1000), "1 kB");
+  EXPECT_EQ(format_bytes(43210), "43.2 kB");
+  EXPECT_EQ(format_bytes(999600), "1 MB");
+  EXPECT_EQ(format_bytes(1250000000), "1.25 GB");
+  EXPECT_EQ(format_bytes(~std::uint64_t{0}), "18.4 EB");
 }
 
 TEST_F(FileTest, ALockNamesItsHolderAndEndsWithIt) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.hpp"
@@ -42,6 +43,23 @@ TEST_F(H5Test, WritesWhatItReadsAndMapsIt) {
   EXPECT_EQ(std::memcmp(mapped.bytes().data() + extent.offset, tokens.data(), extent.bytes), 0);
 }
 
+TEST_F(H5Test, MakesTheSameBytesInMemory) {
+  const auto fill = [](h5::File& file) {
+    file.write("few", std::vector<std::uint8_t>{1, 2, 3});
+    file.write("many", std::vector<std::uint64_t>(300000, 7));
+    file.set_attribute("/", "closed", 1);
+  };
+  auto on_disk = h5::File::create(path_);
+  fill(on_disk);
+  on_disk.close();
+  auto in_memory = h5::File::create_in_memory(folder_.path() / "never made.h5");
+  fill(in_memory);
+  const h5::Image image = in_memory.finish();
+  EXPECT_TRUE(std::ranges::equal(image.bytes(), MappedFile(path_).bytes()));
+  EXPECT_FALSE(fs::exists(folder_.path() / "never made.h5"));
+  h5::File::create_in_memory(path_);  // and given up
+}
+
 TEST_F(H5Test, RefusesATruncatedFile) {
   auto file = h5::File::create(path_);
   file.write("x", std::vector<double>(100000, 1.0));
@@ -56,6 +74,13 @@ TEST_F(H5Test, NamesTheMissingFileAndDataset) {
     FAIL();
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("absent"), std::string::npos);
+  }
+  atomic_write(path_, "text");
+  try {
+    h5::File::open(path_);
+    FAIL();
+  } catch (const DataError& error) {  // HDF5's own reason
+    EXPECT_NE(std::string(error.what()).find("signature"), std::string::npos) << error.what();
   }
   auto file = h5::File::create(path_);
   EXPECT_THROW(file.read_all<float>("nothing"), DataError);

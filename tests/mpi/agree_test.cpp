@@ -23,6 +23,16 @@ TEST(Agree, EveryRankThrowsTheFirstFailure) {
     const std::string first = std::to_string(world.size() / 2);
     EXPECT_EQ(error.code(), ExitCode::data);
     EXPECT_NE(std::string(error.what()).find("disk full on " + first), std::string::npos);
+    EXPECT_EQ(dynamic_cast<const AgreedError*>(&error) != nullptr, world.size() > 1);
+  }
+}
+
+TEST(Agree, NamesNoRankWhenAllFailAlike) {
+  try {
+    mpi::together(test::world(), "read recipe", [] { throw DataError("no such file"); });
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "no such file");
   }
 }
 
