@@ -33,8 +33,8 @@ struct ShardContent {
   std::vector<std::uint64_t> document_source;      // [documents], byte of the input; may be empty
 };
 
-// Writes to `path`.tmp, syncs, renames; equal arguments give equal bytes. Returns the content's
-// hash: XXH3-128 (hex) over all checksums in the file.
+// Makes the file in memory and writes it atomically; equal arguments give equal bytes. Returns the
+// content's hash: XXH3-128 (hex) over all checksums in the file.
 std::string write_shard(const std::filesystem::path& path, const ShardHeader& header,
                         const ShardContent& content);
 

@@ -110,13 +110,12 @@ void write_attributes(h5::File& file, const ShardHeader& header, const ShardCont
 std::string write_shard(const fs::path& path, const ShardHeader& header,
                         const ShardContent& content) {
   require_sound(header, content);
-  const fs::path temporary = path.string() + ".tmp";
   Metadata metadata{.document_offsets = content.document_offsets,
                     .document_language = content.document_language,
                     .document_source = content.document_source,
                     .language_tokens = count_by_language(header, content),
                     .block_checksums = {}};
-  h5::File file = h5::File::create(temporary);
+  h5::File file = h5::File::create_in_memory(path);
   write_attributes(file, header, content);
   metadata.block_checksums = header.vocab_size <= shard_format::kLargestU16Vocabulary
                                  ? write_tokens<std::uint16_t>(file, content)
@@ -128,9 +127,9 @@ std::string write_shard(const fs::path& path, const ShardHeader& header,
   file.write(shard_format::kBlockChecksums, metadata.block_checksums);
   file.write(shard_format::kMetaChecksums, shard_format::checksums_of(metadata));
   file.set_attribute("/", "closed", 1);  // last: a reader refuses a file without it
-  file.close();
-  sync_file(temporary);
-  durable_rename(temporary, path);
+  const h5::Image image = file.finish();
+  const auto bytes = image.bytes();
+  atomic_write(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   return shard_format::content_hash(metadata);
 }
 

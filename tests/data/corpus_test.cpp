@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <zlib.h>
 
@@ -250,6 +251,33 @@ TEST_F(CorpusTest, AFinishedRangeIsKeptOnlyWhenItsShardIsWhole) {
       EXPECT_EQ(content, before.at(name)) << name;
     }
   }
+}
+
+// A file-size limit stands for the full disk. HDF5 must not see it: it would crash at exit.
+TEST_F(CorpusTest, AFullDiskIsOneErrorAndTheBuildGoesOnLater) {
+  add_input("a.txt", test::make_text(300, 5), "en");
+  run();
+  const Files expected = files_in(build_.output);
+  fs::remove_all(build_.output);
+  std::size_t largest = 0;
+  for (const auto& [name, content] : expected)
+    if (name.ends_with(".h5")) largest = std::max(largest, content.size());
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  for (const std::size_t limit : {std::size_t{1000}, largest - 1}) {  // no shard; some shards
+    const rlimit small{.rlim_cur = limit, .rlim_max = before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+    const mpi::Outcome outcome = mpi::attempt([&] { run(); });
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_EQ(outcome.code, ExitCode::environment) << outcome.message;
+    EXPECT_NE(outcome.message.find(".h5: cannot write"), std::string::npos) << outcome.message;
+    for (const auto& [name, content] : files_in(build_.output))
+      EXPECT_FALSE(name.ends_with(".tmp")) << name;
+  }
+  ::signal(SIGXFSZ, handler);
+  EXPECT_GT(run().kept_ranges, 0u);
+  EXPECT_EQ(files_in(build_.output), expected);
 }
 
 TEST_F(CorpusTest, IsDescribed) {
