@@ -148,6 +148,9 @@ bool Comm::has_message(int from, int tag) const {
 Session::Session(int* argc, char*** argv) {
   // A singleton asks for a daemon that bare machines lack.
   if (!launched_by_mpi()) ::setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  // Open MPI looks at the machine with hwloc, whose x86 component asks every core for its CPUID: up
+  // to a second in a virtual machine, for what Linux has told already.
+  ::setenv("HWLOC_COMPONENTS", "-x86", 0);
   int level = 0;
   check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level), "MPI_Init_thread");
   if (level < MPI_THREAD_FUNNELED)
@@ -207,8 +210,8 @@ void agree(const Comm& comm, const Outcome& mine, std::string_view phase) {
   const std::string message = comm.broadcast(mine.message, root);
   const bool alike = comm.all_reduce_sum(mine.message == message ? 1 : 0) == comm.size();
   throw AgreedError(
-      code, alike ? message
-                  : std::string(phase) + ": rank " + std::to_string(root) + ": " + message);
+      code,
+      alike ? message : std::string(phase) + ": rank " + std::to_string(root) + ": " + message);
 }
 
 void together(const Comm& comm, std::string_view phase, const std::function<void()>& body) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <thread>
 
 #include "core/error.hpp"
@@ -59,6 +60,15 @@ void skip_or_refuse(const RunConfig& run, const StageConfig& stage, StageStatus 
   forget(run, stage);
 }
 
+// The record's paths are absolute: it is another recipe than the one it was made from.
+void refuse_record(const RunConfig& run, const fs::path& recipe) {
+  std::error_code absent;
+  if (fs::equivalent(recipe, run.run_dir / "recipe.textproto", absent))
+    throw ConfigError(recipe.string() +
+                      " is the record of this run; run the recipe that it was made from, or give "
+                      "the record a folder of its own: --set run_dir=...");
+}
+
 // Runs one stage until it is done; the exit code of its processes otherwise.
 int run_to_end(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
                SignalRelay& relay) {
@@ -87,6 +97,28 @@ void report(const RunConfig& run) {
 
 }  // namespace
 
+std::string advice(int code, const fs::path& logs) {
+  switch (static_cast<ExitCode>(code)) {
+    case ExitCode::requeue:
+    case ExitCode::killed:
+      return "run the same command to go on from the last checkpoint";
+    case ExitCode::internal:
+      return "this is a bug of ours; please report it with the files in " + logs.string();
+    case ExitCode::numeric:
+      return "change the recipe as said above";
+    case ExitCode::usage:
+    case ExitCode::data:
+    case ExitCode::checkpoint:
+    case ExitCode::environment:
+      return "mend what is said above, then run the same command: what is done stays done";
+    default:
+      break;
+  }
+  return "its processes were killed, for want of memory perhaps (see `dmesg`); run the same "
+         "command "
+         "to go on from the last checkpoint, with fewer --ranks if it happens again";
+}
+
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
                                        const StageConfig& stage) {
   std::vector<std::string> command;
@@ -110,6 +142,8 @@ std::map<std::string, std::string> stage_environment(const SupervisorOptions& op
   // The program pins its own threads, each rank to its share of the cores.
   std::map<std::string, std::string> environment{{"OMP_NUM_THREADS", std::to_string(share)},
                                                  {"OMP_DYNAMIC", "false"}};
+  // For mpirun, as core/mpi.cpp does for its ranks.
+  if (std::getenv("HWLOC_COMPONENTS") == nullptr) environment.emplace("HWLOC_COMPONENTS", "-x86");
   if (root) {  // the user runs us as root already; mpirun would refuse
     environment.emplace("OMPI_ALLOW_RUN_AS_ROOT", "1");
     environment.emplace("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
@@ -119,6 +153,7 @@ std::map<std::string, std::string> stage_environment(const SupervisorOptions& op
 
 int supervise(const RunConfig& run, const SupervisorOptions& options) {
   fs::create_directories(run.run_dir);
+  refuse_record(run, options.recipe);
   atomic_write(run.run_dir / "recipe.textproto", run.resolved);
   SignalRelay relay;
   for (const StageConfig& stage : run.stages) {
@@ -132,8 +167,8 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
     log::info("stage " + stage.name + (status == StageStatus::started ? " (goes on)" : ""));
     const int code = run_to_end(run, options, stage, relay);
     if (code != 0) {
-      log::warning("stage " + stage.name + " ended with code " + std::to_string(code) +
-                   "; run the same command to go on from there");
+      log::warning("stage " + stage.name + " ended with code " + std::to_string(code) + ": " +
+                   advice(code, run.run_dir / "logs"));
       return code;
     }
   }

@@ -25,6 +25,9 @@ std::vector<std::string> stage_command(const SupervisorOptions& options, const s
 std::map<std::string, std::string> stage_environment(const SupervisorOptions& options, int threads,
                                                      bool root);
 
+// What to do after a stage ended with a code that is not 0.
+std::string advice(int code, const fs::path& logs);
+
 // Returns the exit code of `demist run`; writes summary.json and prints the table when all is done.
 int supervise(const RunConfig& run, const SupervisorOptions& options);
 

@@ -44,6 +44,15 @@ TEST(Supervisor, EnvironmentAllowsRootOnlyForRoot) {
   EXPECT_EQ(user.at("OMP_NUM_THREADS"), "3");
 }
 
+TEST(Supervisor, AdviceFitsTheCode) {
+  const auto advises = [](int code, const char* words) {
+    return advice(code, "runs/r/logs").find(words) != std::string::npos;
+  };
+  for (const int code : {3, 4, 5, 75, 130, 137}) EXPECT_TRUE(advises(code, "same command")) << code;
+  for (const int code : {1, 6}) EXPECT_FALSE(advises(code, "same command")) << code;
+  EXPECT_TRUE(advises(1, "runs/r/logs"));
+}
+
 TEST(Process, ReturnsCodesAndSignals) {
   EXPECT_EQ(run_process({{"true"}, {}}), 0);
   EXPECT_EQ(run_process({{"sh", "-c", "exit 75"}, {}}), 75);
