@@ -28,13 +28,21 @@ Shard open_listed(const fs::path& folder, const Manifest& manifest, const Manife
   return shard;
 }
 
+std::string why_no_corpus(const fs::path& folder) {
+  if (!fs::exists(folder)) return ": does not exist";
+  if (!fs::is_directory(folder)) return ": is a file; name the folder of a corpus";
+  if (!fs::exists(folder / kStateFolder))
+    return std::string(": holds no corpus (no ") + kManifestName +
+           "); name a folder that `demist corpus build` made";
+  return std::string(": not a finished corpus (no ") + kManifestName +
+         "); run demist corpus build again, it goes on where it stopped";
+}
+
 }  // namespace
 
 Corpus::Corpus(const fs::path& folder, ShardIo io) : folder_(folder) {
   const fs::path path = folder / kManifestName;
-  if (!fs::exists(path))
-    throw DataError(folder.string() + ": not a finished corpus (no " + kManifestName +
-                    "); run demist corpus build again, it goes on where it stopped");
+  if (!fs::exists(path)) throw DataError(folder.string() + why_no_corpus(folder));
   const std::string text = read_file(path);
   const Manifest manifest = parse_manifest(text, path);
   name_ = manifest.name;

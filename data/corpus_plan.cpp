@@ -124,7 +124,7 @@ fs::path shard_file(std::uint64_t range, std::uint64_t part) {
   return name.data();
 }
 
-fs::path state_folder(const CorpusBuild& build) { return build.output / ".build"; }
+fs::path state_folder(const CorpusBuild& build) { return build.output / kStateFolder; }
 fs::path state_file(const CorpusBuild& build, std::uint64_t range) {
   return state_folder(build) / ("range-" + std::to_string(range) + ".json");
 }

@@ -13,6 +13,7 @@
 namespace demist::data {
 
 inline constexpr const char* kManifestName = "corpus.json";
+inline constexpr const char* kStateFolder = ".build";  // until a build has written the manifest
 
 struct ManifestShard {
   std::string file;

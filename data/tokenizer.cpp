@@ -150,6 +150,14 @@ class Sentences final : public sentencepiece::SentenceIterator {
   std::size_t next_ = 0;
 };
 
+// SentencePiece says "Internal: file.cc(line) [condition] What is wrong.": what follows the ']'.
+std::string reason_of(const std::string& status) {
+  const std::size_t bracket = status.find("] ");
+  std::string reason = bracket == std::string::npos ? status : status.substr(bracket + 2);
+  if (reason.ends_with('.')) reason.pop_back();
+  return reason.empty() ? status : reason;
+}
+
 std::string train_on(const std::vector<std::string>& lines, const TokenizerTraining& training) {
   const std::unordered_map<std::string, std::string> options = {
       {"model_type", "unigram"},
@@ -170,7 +178,7 @@ std::string train_on(const std::vector<std::string>& lines, const TokenizerTrain
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &sentences, &model);
   if (!status.ok())
     throw DataError("cannot train " + std::to_string(training.pieces) + " pieces on " +
-                    std::to_string(lines.size()) + " lines: " + status.ToString() +
+                    std::to_string(lines.size()) + " lines: " + reason_of(status.ToString()) +
                     "; change the number of pieces or give more text");
   return model;
 }
@@ -181,6 +189,11 @@ TokenizerTrainingSummary train_tokenizer(const TokenizerTraining& training, cons
   if (training.pieces <= kFirstPiece || training.max_bytes < 0)
     throw ConfigError(
         "tokenizer training needs more than 3 pieces and a size limit that is not negative");
+  if (!(training.character_coverage >= 0.98 && training.character_coverage <= 1))
+    throw ConfigError("tokenizer training needs a character coverage from 0.98 to 1");
+  const fs::path folder = fs::absolute(model).parent_path();
+  if (fs::is_directory(model) || !fs::is_directory(folder))
+    throw ConfigError(model.string() + ": cannot be written; name a file in an existing folder");
   for (const fs::path& path : training.inputs)
     if (path == "-")
       throw ConfigError("a tokenizer reads its text twice: give files, not standard input");

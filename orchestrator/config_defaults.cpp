@@ -24,7 +24,7 @@ constexpr const char* kMlm =
     R"(mlm { mask_fraction: 0.15 keep_fraction: 0.1 random_fraction: 0.1 })";
 constexpr const char* kRdm = R"(rdm { time_steps: 50 coupled: true label_smoothing: 0 })";
 constexpr const char* kScore = R"(
-  decoding { steps: 10 temperature: 0 length_tokens: 0 max_tokens: 4096 } samples: 10 limit: 0)";
+  decoding { steps: 10 temperature: 0 stochastic: 0 length_tokens: 0 max_tokens: 4096 } samples: 10 limit: 0)";
 
 void complete_training(recipe::Stage& stage, const recipe::Model& model) {
   complete(&stage, kTraining);

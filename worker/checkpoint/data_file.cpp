@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 
 namespace demist::checkpoint {
 
@@ -22,8 +23,10 @@ DataFile::~DataFile() {
 }
 
 void DataFile::fail(const char* verb, std::uint64_t bytes) const {
-  throw EnvironmentError(path_.string() + ": cannot " + verb + " " + std::to_string(bytes) +
-                         " bytes: " + std::strerror(errno));
+  const std::string why = std::strerror(errno);
+  std::string what = verb;
+  if (bytes > 0) what.append(" ").append(format_bytes(bytes));
+  throw EnvironmentError(path_.string() + ": cannot " + what + ": " + why);
 }
 
 void DataFile::reserve(std::uint64_t bytes) {

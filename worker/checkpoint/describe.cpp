@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpoint/describe.hpp"
 
-#include <cstdio>
 #include <sstream>
+
+#include "core/file.hpp"
 
 namespace demist::checkpoint {
 namespace {
-
-std::string megabytes(std::uint64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) * 1e-6);
-  return text;
-}
 
 std::string kinds_of(const Checkpoint& checkpoint) {
   std::string text;
@@ -37,9 +32,9 @@ std::string describe(const Checkpoint& checkpoint) {
       << "recipe       " << meta.recipe_hash << "\n"
       << "tokenizer    " << meta.tokenizer_hash << "\n"
       << "data         " << meta.data_hash << "\n"
-      << "written by   " << checkpoint.files().size() << " ranks, " << megabytes(bytes) << "\n";
+      << "written by   " << checkpoint.files().size() << " ranks, " << format_bytes(bytes) << "\n";
   for (const StoredFile& file : checkpoint.files())
-    out << "  " << file.name << "   " << megabytes(file.bytes) << ", " << file.values
+    out << "  " << file.name << "   " << format_bytes(file.bytes) << ", " << file.values
         << " values in " << file.datasets << " datasets\n";
   return out.str();
 }

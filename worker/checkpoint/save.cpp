@@ -43,19 +43,14 @@ std::string identity(const std::vector<LogicalTensor>& tensors, const Meta& meta
   return to_text(table);
 }
 
-std::string gigabytes(std::int64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3f GB", static_cast<double>(bytes) * 1e-9);
-  return text;
-}
-
 void prepare_folder(const fs::path& root, const fs::path& temporary, std::int64_t needed) {
   fs::create_directories(root);
   fs::remove_all(temporary);  // left by a killed attempt
-  const auto free = static_cast<std::int64_t>(free_bytes(root));
-  if (free < needed)
-    throw CheckpointError(root.string() + ": a checkpoint needs " + gigabytes(needed) + " but " +
-                          gigabytes(free) + " are free; make room or lower the number kept");
+  const std::uint64_t free = free_bytes(root);
+  if (free < static_cast<std::uint64_t>(needed))
+    throw CheckpointError(root.string() + ": a checkpoint needs " +
+                          format_bytes(static_cast<std::uint64_t>(needed)) + " but " +
+                          format_bytes(free) + " are free; make room or lower the number kept");
   fs::create_directory(temporary);
 }
 
