@@ -207,6 +207,7 @@ class Converter {
     config.task = stage.tasks(0);
     config.sampler.steps = d.steps();
     config.sampler.temperature = d.temperature();
+    config.sampler.stochastic = d.stochastic();
     if (d.schedule() == recipe::Decoding::LINEAR)
       config.sampler.schedule = generate::RateSchedule::linear;
     if (d.routing() == recipe::Decoding::COND) config.sampler.routing = generate::Routing::cond;
@@ -247,7 +248,17 @@ const auto& find_named(const List& list, const std::string& name, const char* wh
     known.push_back(name_of(element));
   }
   throw ConfigError("this recipe has no " + std::string(what) + " '" + name +
-                    "'; it has: " + join(known, ", "));
+                    "'; it has: " + join(known, ", ") + did_you_mean(name, known));
+}
+
+// Names of the recipes in the folders that find_recipe looks into.
+std::vector<std::string> recipe_names(const std::vector<fs::path>& folders) {
+  std::vector<std::string> names;
+  std::error_code none;  // a folder that is not there has no recipes
+  for (const fs::path& folder : folders)
+    for (const auto& entry : fs::directory_iterator(folder, none))
+      if (entry.path().extension() == ".textproto") names.push_back(entry.path().stem().string());
+  return names;
 }
 
 }  // namespace
@@ -306,15 +317,19 @@ RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& over
 
 fs::path find_recipe(const std::string& name) {
   if (fs::is_regular_file(name)) return name;
-  const fs::path shipped = fs::path("configs") / (name + ".textproto");
   const fs::path program = fs::read_symlink("/proc/self/exe").parent_path();
+  const std::vector<fs::path> folders{"configs",
+                                      (program / "../share/demist/configs").lexically_normal()};
   std::vector<std::string> tried{name};
-  for (const fs::path& root : {fs::path("."), program / "../share/demist"}) {
-    const fs::path candidate = (root / shipped).lexically_normal();
-    if (fs::is_regular_file(candidate)) return candidate;
-    tried.push_back(candidate.string());
+  for (const fs::path& folder : folders) {
+    tried.push_back((folder / (name + ".textproto")).string());
+    if (fs::is_regular_file(tried.back())) return tried.back();
   }
-  throw ConfigError("there is no recipe '" + name + "'; looked for " + join(tried, ", "));
+  if (fs::exists(fs::path(name) / "recipe.textproto"))
+    throw ConfigError(name + " is a run folder; to go on with it, run the recipe that made it");
+  if (fs::is_directory(name)) throw ConfigError(name + " is a folder; name a recipe file");
+  throw ConfigError("there is no recipe '" + name + "'; looked for " + join(tried, ", ") +
+                    did_you_mean(name, recipe_names(folders)));
 }
 
 }  // namespace demist

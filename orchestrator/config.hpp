@@ -99,7 +99,7 @@ struct RunConfig {
   DType compute = DType::bf16;
   Reduction reduction = Reduction::exact;
   int ranks = 1, tensor_parallel = 1, threads = 0;  // threads 0: cores / ranks
-  double peak_gflops = 0;                           // 0: unknown
+  double peak_gflops = 0;                           // 0: measured
   std::int64_t checkpoint_every = 0;                // 0: at the end only
   int keep_last = 2;
   std::vector<StageConfig> stages;

@@ -87,7 +87,8 @@ void check_reference(ParsedRecipe& recipe, const std::string& path, const std::s
   recipe.require(!value.empty(), path, "is missing",
                  "name one of the recipe's " + list + ": " + join(known, ", "));
   recipe.require(contains(known, value), path, "\"" + value + "\" is not among the " + list,
-                 known.empty() ? "add it to " + list : "known are: " + join(known, ", "));
+                 known.empty() ? "add it to " + list
+                               : "known are: " + join(known, ", ") + did_you_mean(value, known));
 }
 
 void check_start(ParsedRecipe& recipe, const Stage& stage,
@@ -179,8 +180,11 @@ void check_inputs(ParsedRecipe& recipe) {
                  "name the text files to train the tokenizer on");
   recipe.require(trains || exists || !(has(Stage::PRETRAIN) || has(Stage::ADAPT)), "tokenizer",
                  "there is none", "add a TOKENIZER stage, or set tokenizer.model");
-  if (!exists)
+  if (!exists) {
     check_range(recipe, "tokenizer.pieces", r.tokenizer().pieces(), {10, 16e6, "10 or greater"});
+    check_range(recipe, "tokenizer.character_coverage", r.tokenizer().character_coverage(),
+                {0.98, 1, "between 0.98 and 1"});
+  }
   for (const recipe::Corpus& corpus : r.corpora()) {
     const std::string path = "corpora." + corpus.name();
     recipe.require(corpus.folder().empty() != corpus.inputs().empty(), path,
@@ -298,6 +302,7 @@ void check_score(ParsedRecipe& recipe, const Stage& stage) {
   const recipe::Decoding& d = stage.decoding();
   check_range(recipe, path + "decoding.steps", d.steps(), kAtLeastOne);
   check_range(recipe, path + "decoding.temperature", d.temperature(), kNotNegative);
+  check_range(recipe, path + "decoding.stochastic", d.stochastic(), kNotNegative);
   check_range(recipe, path + "decoding.max_tokens", static_cast<double>(d.max_tokens()),
               kAtLeastOne);
   recipe.require((d.length() == recipe::Decoding::FIXED) == (d.length_tokens() > 0),

@@ -88,6 +88,12 @@ int find_element(const pb::Message& parent, const pb::FieldDescriptor* field,
   return is_index && index >= 0 && index < static_cast<int>(known.size()) ? index : -1;
 }
 
+ConfigError no_element(const std::string& word, const std::string& list,
+                       const std::vector<std::string>& known) {
+  return ConfigError(list + " has no element '" + word + "'; it has: " + join(known, ", ") +
+                     did_you_mean(word, known));
+}
+
 std::vector<std::string> split(std::string_view text, char separator) {
   std::vector<std::string> parts;
   std::size_t begin = 0;
@@ -139,8 +145,7 @@ Place ParsedRecipe::resolve(std::string_view path) {
       if (list && place.index < 0) {
         place.index = find_element(*place.parent, place.field, word);
         if (place.index < 0)
-          throw ConfigError(place.field->name() + " has no element '" + word +
-                            "'; it has: " + join(element_names(*place.parent, place.field), ", "));
+          throw no_element(word, place.field->name(), element_names(*place.parent, place.field));
         continue;
       }
       const pb::Reflection* reflection = place.parent->GetReflection();

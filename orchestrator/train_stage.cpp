@@ -5,6 +5,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/cpu/peak.hpp"
 #include "orchestrator/control_channel.hpp"
 #include "orchestrator/coordinator.hpp"
 #include "orchestrator/metrics_file.hpp"
@@ -116,6 +117,13 @@ class Reporter {
               std::to_string(loss));
     last_ = steady_seconds();
   }
+  void peak(double flops) {
+    line_.clear();
+    log::info("stage " + stage_ + ": matrix products reach " + format_count(flops * 1e-9) +
+              " GFLOP/s on " + (ranks_ == 1 ? "this rank" : std::to_string(ranks_) + " ranks"));
+    peak_flops_ = flops;
+    last_ = steady_seconds();
+  }
   void event(const std::string& name, std::int64_t step) {
     metrics_.write(event_line(stage_, name, step, ranks_));
     last_ = steady_seconds();
@@ -136,7 +144,8 @@ class StepLoop {
  public:
   StepLoop(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage, Trainer& trainer,
            const StageData& data, ProgressStyle style, StageState& state)
-      : run_(run),
+      : world_(world),
+        run_(run),
         stage_(stage),
         work_(std::get<TrainingStage>(stage.work)),
         trainer_(trainer),
@@ -185,9 +194,20 @@ class StepLoop {
     const StepReport report = trainer_.run_step();
     digest(channel_.report({report, signals_.requested()}));
     if (reporter_) reporter_->step(report);
+    if (!peak_is_known_) measure_peak();
     if (report.finite) return;
     held_ = true;  // what is under way was planned for a state that did not come
     digest(channel_.drain());
+  }
+  // All ranks at once, as they work. After the first step: nobody waits for it then.
+  void measure_peak() {
+    constexpr double seconds = 0.1;
+    double flops = 0;
+    mpi::together(world_, "measure peak",
+                  [&] { flops = cpu::measure_peak(run_.compute, seconds); });
+    const std::int64_t megaflops = world_.all_reduce_sum(static_cast<std::int64_t>(flops * 1e-6));
+    if (reporter_) reporter_->peak(static_cast<double>(megaflops) * 1e6);
+    peak_is_known_ = true;
   }
   void carry_out(const Save& save) {
     trainer_.save(stage_.checkpoints(), run_.keep_last);
@@ -203,6 +223,7 @@ class StepLoop {
   }
   void carry_out(const Stop&) {}
 
+  const mpi::Comm& world_;
   const RunConfig& run_;
   const StageConfig& stage_;
   const TrainingStage& work_;
@@ -211,6 +232,7 @@ class StepLoop {
   StageState& state_;
   StopSignals signals_{StopSignals::Second::ends_process};
   ControlChannel channel_;
+  bool peak_is_known_ = run_.peak_gflops > 0;
   bool held_ = false;  // after a non-finite step nothing is carried out until Stop
   std::optional<Coordinator> coordinator_;  // rank 0
   std::optional<Reporter> reporter_;        // rank 0

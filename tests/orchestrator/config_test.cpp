@@ -86,6 +86,29 @@ TEST(Config, ConvertsEveryPart) {
   EXPECT_EQ(std::get<ScoreStage>(run.stage("score").work).sampler.steps, 10);
 }
 
+TEST(Config, DecodingReachesTheSampler) {
+  const RunConfig run = parse(with("tasks: \"t\" }", R"(tasks: "t" decoding {
+    steps: 7 schedule: LINEAR routing: COND temperature: 0.5 stochastic: 1.5 } })"));
+  const generate::SamplerOptions& sampler = std::get<ScoreStage>(run.stage("score").work).sampler;
+  EXPECT_EQ(sampler.steps, 7);
+  EXPECT_EQ(sampler.schedule, generate::RateSchedule::linear);
+  EXPECT_EQ(sampler.routing, generate::Routing::cond);
+  EXPECT_EQ(sampler.temperature, 0.5);
+  EXPECT_EQ(sampler.stochastic, 1.5);
+  EXPECT_HAS(error_of(kRecipe, {"stages.score.decoding.stochastic=-1"}), "stochastic: is -1");
+}
+
+TEST(Config, MistypedNamesAreGuessed) {
+  EXPECT_HAS(error_of(kRecipe, {"stages.socre.limit=3"}), "did you mean 'score'?");
+  EXPECT_HAS(error_of(with("corpus: \"train\"", "corpus: \"tarin\"")), "did you mean 'train'?");
+  try {
+    find_recipe("no such recipe anywhere");
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_EQ(std::string(error.what()).find("did you mean"), std::string::npos) << error.what();
+  }
+}
+
 TEST(Config, RunFolderStandsInPaths) {
   const RunConfig run = parse(with("\"p.tsv\"", "\"{run}/raw/p.tsv\""), {"run_dir=/tmp/x"});
   EXPECT_EQ(run.task("t").file.path, "/tmp/x/raw/p.tsv");
