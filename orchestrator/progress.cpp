@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -45,6 +46,14 @@ std::string format_progress(const StepProgress& p) {
   text += format_count(p.tokens_per_second) + " tok/s";
   if (p.peak_fraction > 0) text += print("  %.0f%% of peak", 100 * p.peak_fraction);
   return text + "  ETA " + format_duration(p.eta_seconds);
+}
+
+std::string format_progress(const AnswerProgress& p) {
+  const double rate = static_cast<double>(p.done) / std::max(p.seconds, 1e-9);
+  return p.stage +
+         print(" %lld/%lld  %.3g samples/s  ETA ", static_cast<long long>(p.done),
+               static_cast<long long>(p.total), rate) +
+         format_duration(static_cast<double>(p.total - p.done) / rate);
 }
 
 ProgressStyle detect_progress_style() {

@@ -1,4 +1,4 @@
-// The line that tells how training goes.
+// The line that tells how training and scoring go.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -18,6 +18,14 @@ struct StepProgress {
 };
 // "pretrain 120/300  loss 6.412  grad 1.23  lr 4.0e-04  12.3k tok/s  41% of peak  ETA 1:23"
 std::string format_progress(const StepProgress& progress);
+
+struct AnswerProgress {
+  std::string stage;
+  std::int64_t done = 0, total = 0;  // samples
+  double seconds = 0;                // since the first began
+};
+// "score 120/687  34.5 samples/s  ETA 0:16"
+std::string format_progress(const AnswerProgress& progress);
 
 std::string format_duration(double seconds);  // "0:07", "12:34", "3:05:09", "2d 3:05:09"
 std::string format_count(double value);       // "950", "12.3k", "4.56M"

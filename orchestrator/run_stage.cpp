@@ -108,14 +108,19 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     status = status_of(stage, state.key);
     refuse_if_changed(stage, status);
     if (status == StageStatus::started) state = *read_started(stage);
+    state.seconds = seconds_spent(stage, state);
   });
   if (status == StageStatus::done) {
     log::info("stage " + stage.name + " is done already");
     return ExitCode::done;
   }
-  const double begin = steady_seconds(), spent = state.seconds;
+  const double begin = steady_seconds();
+  state.began = unix_seconds();
+  std::optional<StageClock> clock;
   mpi::together(world, "start stage " + stage.name, [&] {
-    if (world.rank() == 0) write_started(stage, state);
+    if (world.rank() != 0) return;
+    write_started(stage, state);
+    clock.emplace(stage);
   });
 
   ExitCode code = ExitCode::done;
@@ -134,10 +139,12 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
   else if (std::holds_alternative<TrainingStage>(stage.work))
     code = train_stage(world, run, stage, progress, state);
   else
-    state.score = score_stage(world, run, stage);
+    state.score = score_stage(world, run, stage, progress);
 
   mpi::together(world, "finish stage " + stage.name, [&] {
-    state.seconds = spent + steady_seconds() - begin;
+    state.seconds += steady_seconds() - begin;
+    state.began = 0;
+    clock.reset();
     if (world.rank() != 0) return;
     if (code == ExitCode::done)
       write_done(stage, state);

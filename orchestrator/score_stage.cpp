@@ -2,6 +2,7 @@
 #include "orchestrator/score_stage.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -33,18 +34,23 @@ std::vector<generate::Request> requests_for(const Generator& generator, const da
 // This rank's answers as JSON [[index, text], ...].
 std::string decode_share(const mpi::Comm& world, Generator& generator,
                          const std::vector<generate::Request>& requests, const ScoreStage& work,
-                         std::uint64_t seed) {
+                         std::uint64_t seed, const AnswerObserver& observe) {
   generate::SamplerOptions sampler = work.sampler;
   sampler.seed = seed;
   ordered_json answers = ordered_json::array();
   const auto batches = generate::make_batches(requests, work.max_tokens);
+  const auto ranks = static_cast<std::size_t>(world.size());
+  std::size_t passed = 0;  // requests of this batch and of all before it, whoever answers them
   for (std::size_t b = 0; b < batches.size(); ++b) {
-    if (static_cast<int>(b % static_cast<std::size_t>(world.size())) != world.rank()) continue;
+    passed += batches[b].size();
+    if (b % ranks != static_cast<std::size_t>(world.rank())) continue;
     std::vector<generate::Request> batch;
     for (const std::size_t i : batches[b]) batch.push_back(requests[i]);
     const auto responses = generator.decode(batch, sampler);
     for (std::size_t i = 0; i < batch.size(); ++i)
       answers.push_back({batch[i].id, generator.tokenizer().decode(responses[i].ids)});
+    const bool last = b + ranks >= batches.size();
+    if (observe) observe(last ? requests.size() : passed, requests.size());
   }
   // Bytes that are no UTF-8 (a piece cut in two) become U+FFFD.
   return answers.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
@@ -65,11 +71,12 @@ std::string sample_lines(const data::Task& task, const TaskOutputs& answers) {
 }  // namespace
 
 TaskOutputs answer_task(const mpi::Comm& world, Generator& generator, const data::Task& task,
-                        const ScoreStage& work, std::uint64_t seed) {
+                        const ScoreStage& work, std::uint64_t seed, const AnswerObserver& observe) {
   const auto requests = requests_for(generator, task, work.fixed_length);
   std::string mine;
+  const AnswerObserver rank_zero = world.rank() == 0 ? observe : AnswerObserver{};
   mpi::together(world, "generate",
-                [&] { mine = decode_share(world, generator, requests, work, seed); });
+                [&] { mine = decode_share(world, generator, requests, work, seed, rank_zero); });
   TaskOutputs answers;
   const auto shares = world.gather(mine, 0);
   if (world.rank() != 0) return answers;
@@ -89,7 +96,18 @@ double metric_score(Metric metric, const std::vector<std::string>& outputs,
                                 : evaluate::rouge_l(outputs, references);
 }
 
-Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage) {
+AnswerObserver show_answers(const std::string& stage, ProgressStyle style) {
+  const auto line = std::make_shared<ProgressLine>(style, stderr);
+  return [stage, line, begin = steady_seconds()](std::size_t done, std::size_t total) {
+    const double now = steady_seconds();
+    line->show(format_progress(AnswerProgress{stage, static_cast<std::int64_t>(done),
+                                              static_cast<std::int64_t>(total), now - begin}),
+               now, done == total);
+  };
+}
+
+Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
+                  ProgressStyle progress) {
   const auto& work = std::get<ScoreStage>(stage.work);
   const TaskConfig& config = run.task(work.task);
   std::optional<Generator> generator;
@@ -104,7 +122,8 @@ Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfi
   });
   log::info("stage " + stage.name + ": generating " + std::to_string(task.examples.size()) +
             " answers with " + generator->checkpoint().string());
-  const TaskOutputs answers = answer_task(world, *generator, task, work, run.seed);
+  const TaskOutputs answers =
+      answer_task(world, *generator, task, work, run.seed, show_answers(stage.name, progress));
   Score score;
   if (world.rank() != 0) return score;
   score.metric = work.metric == Metric::bleu ? "bleu" : "rouge_l";

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/stage_state.hpp"
 
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "core/checksum.hpp"
@@ -26,6 +30,8 @@ void write_state(const fs::path& path, const StageState& state) {
   atomic_write(path, to_json(state) + "\n");
 }
 
+fs::path started_file(const StageConfig& stage) { return stage.folder / "started.json"; }
+
 std::optional<double> optional_number(const ordered_json& json, const char* name) {
   if (!json.contains(name) || json.at(name).is_null()) return std::nullopt;
   return json.at(name).get<double>();
@@ -35,6 +41,7 @@ std::optional<double> optional_number(const ordered_json& json, const char* name
 
 std::string to_json(const StageState& state) {
   ordered_json json{{"key", state.key}, {"output", state.output}, {"seconds", state.seconds}};
+  if (state.began > 0) json["began"] = state.began;
   if (state.held_out_before) json["held_out_before"] = *state.held_out_before;
   if (state.held_out_after) json["held_out_after"] = *state.held_out_after;
   if (state.score)
@@ -53,6 +60,7 @@ StageState stage_state_from_json(const std::string& text) {
     state.key = json.at("key");
     state.output = json.at("output");
     state.seconds = json.at("seconds");
+    state.began = json.value("began", 0.0);
     state.held_out_before = optional_number(json, "held_out_before");
     state.held_out_after = optional_number(json, "held_out_after");
     if (json.contains("score")) {
@@ -67,13 +75,36 @@ StageState stage_state_from_json(const std::string& text) {
 }
 
 std::optional<StageState> read_started(const StageConfig& stage) {
-  return read_state(stage.folder / "started.json");
+  return read_state(started_file(stage));
 }
 std::optional<StageState> read_done(const StageConfig& stage) {
   return read_state(stage.folder / "done.json");
 }
 void write_started(const StageConfig& stage, const StageState& state) {
-  write_state(stage.folder / "started.json", state);
+  write_state(started_file(stage), state);
+}
+
+StageClock::StageClock(const StageConfig& stage, double period_seconds)
+    : thread_([file = started_file(stage), period_seconds](const std::stop_token& stop) {
+        std::mutex mutex;
+        std::condition_variable_any stopped;
+        std::unique_lock lock(mutex);
+        const std::chrono::duration<double> period(period_seconds);
+        while (!stopped.wait_for(lock, stop, period, [&] { return stop.stop_requested(); })) {
+          std::error_code ignored;  // a clock that cannot be set costs accuracy only
+          fs::last_write_time(file, fs::file_time_type::clock::now(), ignored);
+        }
+      }) {}
+
+double seconds_spent(const StageConfig& stage, const StageState& started) {
+  if (started.began <= 0) return started.seconds;
+  const auto changed = fs::file_time_type::clock::to_sys(fs::last_write_time(started_file(stage)));
+  const double last = std::chrono::duration<double>(changed.time_since_epoch()).count();
+  return started.seconds + std::max(0.0, last - started.began);  // clocks may be set back
+}
+
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 void write_done(const StageConfig& stage, const StageState& state) {
   write_state(stage.folder / "done.json", state);

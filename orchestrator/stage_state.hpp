@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "orchestrator/config.hpp"
 
@@ -20,7 +21,8 @@ struct Score {
 struct StageState {
   std::string key;     // identity of its settings and inputs: stage_key()
   std::string output;  // identity of what it made; later stages are bound to it
-  double seconds = 0;  // all attempts together
+  double seconds = 0;  // all attempts that ended by themselves
+  double began = 0;    // of the attempt under way, Unix time in seconds; 0: there is none
   std::optional<double> held_out_before, held_out_after;
   std::optional<Score> score;
 };
@@ -30,6 +32,20 @@ StageState stage_state_from_json(const std::string& text);  // throws DataError
 std::optional<StageState> read_started(const StageConfig& stage);
 std::optional<StageState> read_done(const StageConfig& stage);
 void write_started(const StageConfig& stage, const StageState& state);
+
+// Keeps the time of change of started.json at "now" while it lives: from it, an attempt that ends
+// without a word (SIGKILL, a power cut) is known to have lived until then. REQUIRES: the stage was
+// started.
+class StageClock {
+ public:
+  explicit StageClock(const StageConfig& stage, double period_seconds = 1);
+
+ private:
+  std::jthread thread_;
+};
+// Seconds of all attempts before this one, those that were killed included.
+double seconds_spent(const StageConfig& stage, const StageState& started);
+double unix_seconds();
 void write_done(const StageConfig& stage, const StageState& state);
 
 // SHA-256 over the stage's settings and the outputs of the stages it depends on. Throws ConfigError

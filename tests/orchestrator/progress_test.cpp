@@ -36,6 +36,11 @@ TEST(Progress, LineHoldsEverything) {
   EXPECT_EQ(format_progress(p).find("peak"), std::string::npos);
 }
 
+TEST(Progress, AnswersHaveARateAndAnEnd) {
+  EXPECT_EQ(format_progress(AnswerProgress{"score", 120, 687, 3.478}),
+            "score 120/687  34.5 samples/s  ETA 0:16");
+}
+
 std::string drawn(ProgressStyle style) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::tmpfile(), std::fclose);
   {

@@ -47,6 +47,34 @@ TEST_F(StageStateTest, RoundTrips) {
   EXPECT_THROW(stage_state_from_json("{}"), DataError);
 }
 
+TEST_F(StageStateTest, KilledAttemptsCount) {
+  const StageConfig& tok = run_.stages[0];
+  StageState state = full_state();
+  EXPECT_EQ(seconds_spent(tok, state), 12.5);  // never begun
+  state.began = unix_seconds() - 100;
+  write_started(tok, state);
+  const fs::path file = tok.folder / "started.json";
+  using namespace std::chrono_literals;
+  fs::last_write_time(file, fs::file_time_type::clock::now() - 60s);
+  EXPECT_NEAR(seconds_spent(tok, *read_started(tok)), 12.5 + 40, 5);
+  fs::last_write_time(file, fs::file_time_type::clock::now() - 200s);  // clocks disagree
+  EXPECT_EQ(seconds_spent(tok, *read_started(tok)), 12.5);
+}
+
+TEST_F(StageStateTest, AClockRunsWhileAnAttemptLives) {
+  const StageConfig& tok = run_.stages[0];
+  write_started(tok, full_state());
+  const fs::path file = tok.folder / "started.json";
+  const fs::file_time_type long_ago = fs::file_time_type::clock::now() - std::chrono::hours(1);
+  fs::last_write_time(file, long_ago);
+  {
+    const StageClock clock(tok, 0.001);
+    for (int i = 0; i < 2000 && fs::last_write_time(file) == long_ago; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_GT(fs::last_write_time(file), long_ago);
+}
+
 TEST_F(StageStateTest, StatusFollowsTheFolder) {
   const StageConfig& tok = run_.stages[0];
   EXPECT_EQ(status_of(tok, "k"), StageStatus::absent);
