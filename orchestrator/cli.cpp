@@ -3,6 +3,7 @@
 
 #include <boost/program_options.hpp>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <sstream>
@@ -15,8 +16,9 @@ namespace demist::cli {
 namespace po = boost::program_options;
 
 struct Options::Impl {
-  std::string usage, about, what;
-  int least = 0, most = 0;
+  std::string usage, about;
+  std::vector<std::string> wanted;  // positional arguments that must be there
+  bool takes_more = false;
   po::options_description page{"Options", 100, 60};
   std::vector<std::string> names;
   std::map<std::string, std::vector<std::string>> values;
@@ -52,10 +54,14 @@ Options& Options::list(const std::string& name, const std::string& placeholder,
   return *this;
 }
 
-Options& Options::positional(const std::string& what, int least, int most) {
-  impl_->what = what;
-  impl_->least = least;
-  impl_->most = most;
+Options& Options::positional(const std::string& what) {
+  impl_->wanted.push_back(what);
+  return *this;
+}
+
+Options& Options::rest(const std::string& what, std::size_t least) {
+  impl_->wanted.insert(impl_->wanted.end(), least, what);
+  impl_->takes_more = true;
   return *this;
 }
 
@@ -94,11 +100,10 @@ bool Options::parse(const Arguments& arguments) {
     std::fputs(page.str().c_str(), stdout);
     return false;
   }
-  const int count = static_cast<int>(impl_->positionals.size());
-  if (count < impl_->least) refuse(impl_->what + " is missing");
-  if (impl_->most >= 0 && count > impl_->most)
-    refuse("unexpected argument '" + impl_->positionals[static_cast<std::size_t>(impl_->most)] +
-           "'");
+  const std::size_t given = impl_->positionals.size(), wanted = impl_->wanted.size();
+  if (given < wanted) refuse(impl_->wanted[given] + " is missing");
+  if (given > wanted && !impl_->takes_more)
+    refuse("unexpected argument '" + impl_->positionals[wanted] + "'");
   return true;
 }
 
@@ -114,25 +119,34 @@ std::string Options::get(const std::string& name, const std::string& otherwise) 
   return find(name).value_or(otherwise);
 }
 
-std::int64_t Options::integer(const std::string& name, std::int64_t otherwise,
-                              std::int64_t least) const {
+std::int64_t Options::whole(const std::string& name, std::int64_t otherwise, std::int64_t least,
+                            std::int64_t most) const {
   const auto text = find(name);
   if (!text) return otherwise;
   std::int64_t number = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), number);
+  const bool too_large = error == std::errc::result_out_of_range || number > most;
+  if (too_large && text->front() != '-')
+    refuse("--" + name + " " + *text + ": expected a whole number of at most " +
+           std::to_string(most));
   if (error != std::errc() || end != text->data() + text->size() || number < least)
     refuse("--" + name + " " + *text + ": expected a whole number of at least " +
            std::to_string(least));
   return number;
 }
 
-double Options::real(const std::string& name, double otherwise, double least) const {
+double Options::real(const std::string& name, double otherwise, double least, double most) const {
   const auto text = find(name);
   if (!text) return otherwise;
   double number = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), number);
-  if (error != std::errc() || end != text->data() + text->size() || !(number >= least))
-    refuse("--" + name + " " + *text + ": expected a number of at least " + std::to_string(least));
+  if (error != std::errc() || end != text->data() + text->size() || !(number >= least) ||
+      !(number <= most)) {
+    std::ostringstream range;
+    range << "at least " << least;
+    if (std::isfinite(most)) range << " and at most " << most;
+    refuse("--" + name + " " + *text + ": expected a number of " + range.str());
+  }
   return number;
 }
 

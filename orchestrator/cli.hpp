@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,8 +29,9 @@ class Options {
   Options& flag(const std::string& name, const std::string& help);
   Options& value(const std::string& name, const std::string& placeholder, const std::string& help);
   Options& list(const std::string& name, const std::string& placeholder, const std::string& help);
-  // The command takes from `least` to `most` (-1: any number of) positional arguments.
-  Options& positional(const std::string& what, int least, int most);
+  // Positional arguments in their order: one, and at the end any number from `least` on.
+  Options& positional(const std::string& what);
+  Options& rest(const std::string& what, std::size_t least);
 
   // False when the user asked for --help: the page is printed and there is nothing to do.
   bool parse(const Arguments& arguments);
@@ -36,14 +39,27 @@ class Options {
   bool has(const std::string& name) const;
   std::optional<std::string> find(const std::string& name) const;
   std::string get(const std::string& name, const std::string& otherwise) const;
-  std::int64_t integer(const std::string& name, std::int64_t otherwise, std::int64_t least) const;
-  double real(const std::string& name, double otherwise, double least) const;
+  // A whole number from `least` to the largest T.
+  template <class T>
+  T integer(const std::string& name, T otherwise, T least) const {
+    return static_cast<T>(whole(name, static_cast<std::int64_t>(otherwise),
+                                static_cast<std::int64_t>(least), largest<T>()));
+  }
+  double real(const std::string& name, double otherwise, double least,
+              double most = std::numeric_limits<double>::infinity()) const;
   // One of `choices`, else ConfigError listing them.
   std::string choice(const std::string& name, const std::vector<std::string>& choices) const;
   const std::vector<std::string>& all(const std::string& name) const;
   const std::vector<std::string>& positionals() const;
 
  private:
+  template <class T>
+  static constexpr std::int64_t largest() {
+    constexpr auto all = static_cast<std::uint64_t>(std::numeric_limits<T>::max());
+    return static_cast<std::int64_t>(std::min(all, ~std::uint64_t{0} >> 1));
+  }
+  std::int64_t whole(const std::string& name, std::int64_t otherwise, std::int64_t least,
+                     std::int64_t most) const;
   [[noreturn]] void refuse(const std::string& problem) const;
   struct Impl;
   std::unique_ptr<Impl> impl_;

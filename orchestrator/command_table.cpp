@@ -14,7 +14,7 @@ const std::vector<Command>& commands() {
       {"tokenizer", "train a tokenizer, encode or decode with one", false, tokenizer},
       {"generate", "answers of a trained model to prompts", false, generate},
       {"evaluate", "score a trained model on a file of prompts and responses", false, evaluate},
-      {"inspect", "what a checkpoint, corpus, shard or run folder holds", false, inspect},
+      {"inspect", "what a run, checkpoint, corpus, shard or tokenizer holds", false, inspect},
       {"help", "this page, or the page of one command", false, help},
       {"version", "the version of this program", false, version},
   };

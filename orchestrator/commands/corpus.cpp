@@ -4,8 +4,9 @@
 #include <cstdio>
 
 #include "core/error.hpp"
+#include "data/describe.hpp"
+#include "data/tokenizer.hpp"
 #include "orchestrator/commands/commands.hpp"
-#include "orchestrator/nearest.hpp"
 
 namespace demist::cli {
 
@@ -29,7 +30,7 @@ int build(const Arguments& arguments, const mpi::Comm& world) {
                   "Turns text into a corpus: a folder of HDF5 token shards and a manifest. Inputs\n"
                   "are plain text or JSONL, gzip and zstd too; \"-\" is standard input. The same\n"
                   "bits on any number of ranks (start it with mpirun), resumable.");
-  options.positional("FILE", 1, -1)
+  options.rest("FILE", 1)
       .value("tokenizer", "MODEL", "SentencePiece model (`demist tokenizer train`)")
       .value("output", "FOLDER", "the corpus to make")
       .value("name", "NAME", "name of the corpus; default: the folder's")
@@ -48,9 +49,8 @@ int build(const Arguments& arguments, const mpi::Comm& world) {
   plan.output = options.get("output", "");
   plan.name = options.get("name", fs::absolute(plan.output).lexically_normal().filename().string());
   plan.tokenizer = options.get("tokenizer", "");
-  plan.range_bytes = static_cast<std::uint64_t>(
-      options.integer("range-bytes", static_cast<std::int64_t>(plan.range_bytes), 4096));
-  plan.max_invalid_fraction = options.real("max-invalid", plan.max_invalid_fraction, 0);
+  plan.range_bytes = options.integer<std::uint64_t>("range-bytes", plan.range_bytes, 4096);
+  plan.max_invalid_fraction = options.real("max-invalid", plan.max_invalid_fraction, 0, 1);
   for (const std::string& argument : options.positionals())
     plan.inputs.push_back(input_of(argument, format));
   const data::CorpusSummary summary = data::build_corpus(world, plan);
@@ -66,7 +66,7 @@ int build(const Arguments& arguments, const mpi::Comm& world) {
 int verify(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist corpus verify FOLDER...",
                   "Checks every shard of a corpus against its checksums.");
-  options.positional("FOLDER", 1, -1);
+  options.rest("FOLDER", 1);
   if (!options.parse(arguments)) return 0;
   for (const std::string& folder : options.positionals()) {
     data::verify_corpus(folder);
@@ -78,34 +78,17 @@ int verify(const Arguments& arguments, const mpi::Comm&) {
 int show(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist corpus show FOLDER [options]",
                   "Says what a corpus holds; with --tokenizer also its first documents as text.");
-  options.positional("FOLDER", 1, 1)
+  options.positional("FOLDER")
       .value("tokenizer", "MODEL", "the tokenizer it was built with")
       .value("documents", "N", "documents to show; default: 3");
   if (!options.parse(arguments)) return 0;
-  const data::Corpus corpus(options.positionals().front());
-  std::printf(
-      "corpus     %s\ntokens     %llu\nshards     %zu\nvocabulary %lld\ntokenizer  %s\n"
-      "languages  %s\nhash       %s\n",
-      corpus.name().c_str(), static_cast<unsigned long long>(corpus.n_tokens()),
-      corpus.shards().size(), static_cast<long long>(corpus.vocab_size()),
-      corpus.tokenizer_hash().c_str(), join(corpus.languages(), " ").c_str(),
-      corpus.hash().c_str());
-  const auto model = options.find("tokenizer");
-  if (!model) return 0;
-  const data::Tokenizer tokenizer(*model);
-  if (tokenizer.hash() != corpus.tokenizer_hash())
-    throw DataError(*model + " is not the tokenizer of this corpus; its hash is " +
-                    tokenizer.hash());
-  auto left = options.integer("documents", 3, 0);
-  for (const data::Shard& shard : corpus.shards()) {
-    const auto offsets = shard.document_offsets();
-    for (std::size_t i = 0; i + 1 < offsets.size() && left > 0; ++i, --left) {
-      std::vector<std::int32_t> ids(offsets[i + 1] - offsets[i]);
-      shard.read(offsets[i], ids);
-      std::printf("\n[%s] %s\n", shard.header().languages.at(shard.document_language()[i]).c_str(),
-                  tokenizer.decode(ids).c_str());
-    }
-  }
+  const fs::path folder = options.positionals().front();
+  const auto documents = options.integer<std::uint64_t>("documents", 3, 0);
+  const std::string about = data::describe(folder);
+  std::string text;
+  if (const auto model = options.find("tokenizer"))
+    text = data::show_documents(folder, data::Tokenizer(*model), 0, documents);
+  std::printf("%s%s%s", about.c_str(), text.empty() ? "" : "\n", text.c_str());
   return 0;
 }
 

@@ -16,10 +16,10 @@ void add_decoding_options(Options& options) {
 
 generate::SamplerOptions sampler_options(const Options& options) {
   generate::SamplerOptions sampler;
-  sampler.steps = static_cast<std::int32_t>(options.integer("steps", sampler.steps, 1));
+  sampler.steps = options.integer("steps", sampler.steps, 1);
   sampler.temperature = options.real("temperature", 0, 0);
   sampler.stochastic = options.real("stochastic", 0, 0);
-  sampler.seed = static_cast<std::uint64_t>(options.integer("seed", 1, 0));
+  sampler.seed = options.integer<std::uint64_t>("seed", 1, 0);
   if (options.choice("schedule", {"cosine", "linear"}) == "linear")
     sampler.schedule = generate::RateSchedule::linear;
   if (options.choice("routing", {"uncond", "cond"}) == "cond")

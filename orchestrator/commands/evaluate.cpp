@@ -5,6 +5,7 @@
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/commands/decoding_options.hpp"
 #include "orchestrator/progress.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/score_stage.hpp"
 #include "worker/evaluate/metrics.hpp"
 
@@ -33,7 +34,8 @@ int evaluate(const Arguments& arguments, const mpi::Comm& world) {
   Options options("demist evaluate MODEL TASK [options]",
                   "Answers the prompts of a TSV or JSONL file with a trained model and prints\n"
                   "ROUGE-L and BLEU against its responses, beside those of trivial answers.");
-  options.positional("MODEL and TASK", 2, 2)
+  options.positional("MODEL")
+      .positional("TASK")
       .value("prompt", "FIELD", "column (from 0) or JSON field of the prompt; default: 0")
       .value("response", "FIELD", "column or JSON field of the response; default: 1")
       .value("split-field", "FIELD", "column or JSON field of the split; default: all rows")
@@ -47,18 +49,19 @@ int evaluate(const Arguments& arguments, const mpi::Comm& world) {
   ScoreStage work;
   work.sampler = sampler_options(options);
   if (options.get("length", "oracle") != "oracle")
-    work.fixed_length = static_cast<std::int32_t>(options.integer("length", 1, 1));
-  Generator generator(options.positionals().front(), options.get("tokenizer", ""),
+    work.fixed_length = options.integer("length", 1, 1);
+  Generator generator(find_model(options.positionals().front()), options.get("tokenizer", ""),
                       compute_option(options));
   const std::string split = options.get("split", "test");
-  const data::Task task = data::read_task(
-      task_file(options), split, generator.tokenizer(), generator.longest_response(0),
-      static_cast<std::uint64_t>(options.integer("limit", 0, 0)));
+  const data::Task task =
+      data::read_task(task_file(options), split, generator.tokenizer(),
+                      generator.longest_response(0), options.integer<std::uint64_t>("limit", 0, 0));
   if (task.examples.empty())
     throw DataError(options.positionals()[1] + ": no pair in split '" + split +
                     "'; check --split-field and --split");
   const double begin = steady_seconds();
-  const TaskOutputs answers = answer_task(world, generator, task, work, work.sampler.seed);
+  const TaskOutputs answers = answer_task(world, generator, task, work, work.sampler.seed,
+                                          show_answers("evaluate", detect_progress_style()));
   const double seconds = steady_seconds() - begin;
   for (std::size_t i = 0; options.has("show") && i < answers.outputs.size(); ++i)
     std::printf("prompt     %s\nreference  %s\noutput     %s\n\n", task.prompts[i].c_str(),

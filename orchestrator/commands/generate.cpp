@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -11,6 +12,7 @@
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/commands/decoding_options.hpp"
 #include "orchestrator/generation.hpp"
+#include "orchestrator/run_folder.hpp"
 
 namespace demist::cli {
 namespace {
@@ -31,7 +33,8 @@ void each_prompt(const Options& options, const PromptSink& sink) {
   if (reads_stdin(options)) return each_line(std::cin, sink);
   if (const auto file = options.find("file")) {
     std::ifstream in(*file);
-    if (!in) throw DataError(*file + ": cannot be read; name a text file, a prompt a line");
+    if (!in || std::filesystem::is_directory(*file))
+      throw DataError(*file + ": cannot be read; name a text file, a prompt a line");
     each_line(in, sink);
   }
 }
@@ -88,6 +91,7 @@ class Answers {
     std::fflush(stdout);
     pending_.clear();
   }
+  std::uint64_t count() const { return next_id_; }
 
  private:
   Generator& generator_;
@@ -101,19 +105,21 @@ class Answers {
 }  // namespace
 
 int generate(const Arguments& arguments, const mpi::Comm&) {
-  Options options("demist generate MODEL [PROMPT...] [options]",
-                  "Answers each prompt with a trained model (a checkpoint or a folder of them).\n"
-                  "Prompts come from the command line, from --file, or from standard input, one a\n"
-                  "line; answers go to standard output, one a line.");
-  options.positional("MODEL", 1, -1)
+  Options options(
+      "demist generate MODEL [PROMPT...] [options]",
+      "Answers each prompt with a trained model: a checkpoint, a stage or a run folder.\n"
+      "Prompts come from the command line, from --file, or from standard input, one a\n"
+      "line; answers go to standard output, one a line.");
+  options.positional("MODEL")
+      .rest("PROMPT", 0)
       .value("file", "FILE", "prompts, one a line; \"-\" is standard input")
       .value("length", "N", "tokens of an answer; default: 32")
       .flag("show-steps", "draw the denoising of each answer on standard error");
   add_decoding_options(options);
   if (!options.parse(arguments)) return 0;
   const generate::SamplerOptions sampler = sampler_options(options);
-  const auto length = static_cast<std::int32_t>(options.integer("length", 32, 1));
-  Generator generator(options.positionals().front(), options.get("tokenizer", ""),
+  const auto length = options.integer("length", 32, 1);
+  Generator generator(find_model(options.positionals().front()), options.get("tokenizer", ""),
                       compute_option(options));
   const generate::StepObserver observe =
       options.has("show-steps") ? step_observer(generator.tokenizer()) : generate::StepObserver{};
@@ -122,6 +128,7 @@ int generate(const Arguments& arguments, const mpi::Comm&) {
   Answers answers(generator, sampler, length, one_by_one ? 1 : 64);
   each_prompt(options, [&](const std::string& prompt) { answers.add(prompt, observe); });
   answers.flush(observe);
+  if (answers.count() == 0) log::warning("there is no prompt to answer");
   return 0;
 }
 

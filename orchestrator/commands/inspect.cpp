@@ -1,115 +1,100 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <cstdio>
+#include <fstream>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "data/corpus.hpp"
+#include "data/describe.hpp"
 #include "data/shard.hpp"
+#include "data/tokenizer.hpp"
 #include "orchestrator/commands/commands.hpp"
-#include "orchestrator/nearest.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
+#include "worker/checkpoint/describe.hpp"
 
 namespace demist::cli {
 namespace {
 
-void show_checkpoint(const checkpoint::Checkpoint& ck, bool tensors) {
-  const checkpoint::Meta& meta = ck.meta();
-  std::int64_t parameters = 0;
-  for (const auto& tensor : ck.tensors()) parameters += tensor.size();
-  std::printf(
-      "checkpoint  %s\nstage       %s\nstep        %lld\nmodel       %s\n"
-      "parameters  %lld in %zu tensors%s\nrecipe      %s\ntokenizer   %s\ndata        %s\n",
-      ck.directory().c_str(), meta.stage.c_str(), static_cast<long long>(meta.step),
-      meta.model_json.c_str(), static_cast<long long>(parameters), ck.tensors().size(),
-      ck.has(checkpoint::Kind::adam_m) ? ", with optimizer state" : "", meta.recipe_hash.c_str(),
-      meta.tokenizer_hash.c_str(), meta.data_hash.c_str());
+constexpr const char* kVerified = "verified       every checksum\n";
+
+void show_checkpoint(const fs::path& path, const Options& options) {
+  const checkpoint::Checkpoint ck = checkpoint::open_any(find_model(path));
+  if (options.has("verify")) ck.verify();
+  if (options.has("hash")) {
+    std::printf("%s\n", ck.hash().c_str());
+    return;
+  }
+  std::printf("%s", checkpoint::describe(ck).c_str());
   for (const auto& tensor : ck.tensors())
-    if (tensors)
+    if (options.has("tensors"))
       std::printf("  %-64s %8lld x %lld\n", tensor.name.c_str(),
                   static_cast<long long>(tensor.rows), static_cast<long long>(tensor.cols));
+  if (options.has("verify")) std::printf("%s", kVerified);
 }
 
-void show_shard(const fs::path& path) {
-  const data::Shard shard(path);
-  const data::ShardHeader& header = shard.header();
-  std::printf(
-      "shard       %s\ncorpus      %s, shard %llu\ntokens      %llu\ndocuments   %llu\n"
-      "vocabulary  %lld\ntokenizer   %s\n",
-      path.c_str(), header.corpus_name.c_str(), static_cast<unsigned long long>(header.shard_index),
-      static_cast<unsigned long long>(header.n_tokens),
-      static_cast<unsigned long long>(header.n_documents),
-      static_cast<long long>(header.vocab_size), header.tokenizer_hash.c_str());
-  for (std::size_t i = 0; i < header.languages.size(); ++i)
-    std::printf("  %-6s %llu tokens\n", header.languages[i].c_str(),
-                static_cast<unsigned long long>(header.language_tokens[i]));
+// A corpus folder or a shard.
+void show_tokens(const fs::path& path, const Options& options) {
+  std::printf("%s", data::describe(path).c_str());
+  if (!options.has("verify")) return;
+  if (fs::is_directory(path))
+    data::verify_corpus(path);
+  else
+    data::Shard(path).verify();
+  std::printf("%s", kVerified);
 }
 
-void show_corpus(const fs::path& folder) {
-  const data::Corpus corpus(folder);
-  std::printf(
-      "corpus      %s\ntokens      %llu\nshards      %zu\nvocabulary  %lld\n"
-      "languages   %s\ntokenizer   %s\nhash        %s\n",
-      corpus.name().c_str(), static_cast<unsigned long long>(corpus.n_tokens()),
-      corpus.shards().size(), static_cast<long long>(corpus.vocab_size()),
-      join(corpus.languages(), " ").c_str(), corpus.tokenizer_hash().c_str(),
-      corpus.hash().c_str());
+void show_tokenizer(const fs::path& path) {
+  try {
+    const data::Tokenizer tokenizer(path);
+    std::printf(
+        "tokenizer      %s\nvocabulary     %d: %d SentencePiece pieces, and 2 more ids (<mask> is "
+        "%d)\nhash           %s\n",
+        path.c_str(), tokenizer.vocab_size(), tokenizer.vocab_size() - 2, tokenizer.mask_id(),
+        tokenizer.hash().c_str());
+  } catch (const DataError&) {
+    throw DataError(
+        path.string() +
+        ": neither a shard, nor a part of a checkpoint, nor a whole SentencePiece model");
+  }
 }
 
-// A run folder: its stages in the order in which they were done.
-void show_run(const fs::path& folder) {
-  std::printf("run         %s\n", folder.c_str());
-  std::vector<std::pair<fs::file_time_type, fs::path>> stages;
-  for (const auto& entry : fs::directory_iterator(folder))
-    for (const char* state : {"done.json", "started.json"}) {
-      const fs::path path = entry.path() / state;
-      if (!fs::is_regular_file(path)) continue;
-      stages.emplace_back(fs::last_write_time(path), path);
-      break;
-    }
-  std::sort(stages.begin(), stages.end());
-  for (const auto& [time, path] : stages)
-    std::printf("\nstage %s: %s\n%s", path.parent_path().filename().c_str(), path.stem().c_str(),
-                read_file(path).c_str());
+bool is_hdf5(const fs::path& path) {
+  std::string start(8, '\0');
+  std::ifstream(path, std::ios::binary).read(start.data(), 8);
+  return start == "\x89HDF\r\n\x1a\n";
 }
 
-bool is_checkpoint(const fs::path& path) { return fs::exists(path / "MANIFEST.json"); }
-
-bool holds_checkpoints(const fs::path& path) {
-  if (!fs::is_directory(path)) return false;
-  return std::any_of(fs::directory_iterator(path), fs::directory_iterator(),
-                     [](const auto& entry) { return is_checkpoint(entry.path()); });
+bool is_in_checkpoint(const fs::path& file) {
+  return fs::exists(fs::absolute(file).parent_path() / "MANIFEST.json");
 }
 
 }  // namespace
 
 int inspect(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist inspect PATH [options]",
-                  "Says what a checkpoint (or a folder of them: the newest), a corpus, a shard or\n"
-                  "a run folder holds.");
-  options.positional("PATH", 1, 1)
-      .flag("hash", "checkpoint: print only the hash of its state, equal for every layout")
-      .flag("tensors", "checkpoint: list its tensors")
+                  "Says what a checkpoint (or a folder of them: the newest), a run folder, a\n"
+                  "corpus, a shard or a tokenizer holds.");
+  options.positional("PATH")
+      .flag("hash", "only the hash of a checkpoint's state, equal for every layout")
+      .flag("tensors", "list a checkpoint's tensors")
       .flag("verify", "check everything against its checksums");
   if (!options.parse(arguments)) return 0;
-  const fs::path path = options.positionals().front();
+  fs::path path = options.positionals().front();
   if (!fs::exists(path)) throw ConfigError(path.string() + " does not exist");
-  if (options.has("hash") || is_checkpoint(path) || holds_checkpoints(path)) {
-    const checkpoint::Checkpoint ck = checkpoint::open_any(path);
-    if (options.has("verify")) ck.verify();
-    if (options.has("hash"))
-      std::printf("%s\n", ck.hash().c_str());
-    else
-      show_checkpoint(ck, options.has("tensors"));
-  } else if (fs::is_regular_file(path)) {
-    show_shard(path);
-    if (options.has("verify")) data::Shard(path).verify();
-  } else if (fs::exists(path / "recipe.textproto")) {
-    show_run(path);
-  } else {
-    show_corpus(path);
-    if (options.has("verify")) data::verify_corpus(path);
-  }
+  if (path.filename() == "corpus.json") path = fs::absolute(path).parent_path();
+  const bool of_checkpoint = options.has("hash") || options.has("tensors") || options.has("verify");
+  const bool is_file = !fs::is_directory(path);
+  if (is_run_folder(path) && !of_checkpoint)
+    std::printf("%s", describe_run(path).c_str());
+  else if (fs::exists(path / "corpus.json") && !options.has("hash") && !options.has("tensors"))
+    show_tokens(path, options);
+  else if (is_file && !is_in_checkpoint(path) && is_hdf5(path))
+    show_tokens(path, options);
+  else if (is_file && !is_in_checkpoint(path))
+    show_tokenizer(path);
+  else
+    show_checkpoint(path, options);
   return 0;
 }
 

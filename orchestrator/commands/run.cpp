@@ -15,7 +15,7 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
                   "machine, skips what is done already, and ends with a table and samples.\n"
                   "Ctrl-C saves and stops; run the same command to go on. A second Ctrl-C stops\n"
                   "at once.");
-  options.positional("RECIPE", 1, 1)
+  options.positional("RECIPE")
       .value("ranks", "N", "MPI processes; default: the recipe's parallel.ranks")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
       .flag("redo", "delete and repeat stages that were made with other settings")
@@ -24,9 +24,9 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
   SupervisorOptions supervisor;
   supervisor.recipe = find_recipe(options.positionals().front()).string();
   supervisor.overrides = options.all("set");
-  if (const auto ranks = options.find("ranks")) {
-    options.integer("ranks", 1, 1);
-    supervisor.overrides.push_back("parallel.ranks=" + *ranks);
+  if (options.has("ranks")) {
+    supervisor.overrides.push_back("parallel.ranks=" +
+                                   std::to_string(options.integer("ranks", 1, 1)));
   }
   const RunConfig run = load_recipe(supervisor.recipe, supervisor.overrides);
   if (options.has("dry-run")) {

@@ -15,19 +15,19 @@ int train_model(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist tokenizer train FILE... --output MODEL",
                   "Trains a SentencePiece unigram model on text files, a sentence or paragraph a\n"
                   "line. The same files give the same vocabulary.");
-  options.positional("FILE", 1, -1)
+  options.rest("FILE", 1)
       .value("output", "MODEL", "the model file to write")
       .value("pieces", "N", "vocabulary pieces; default: 8000")
-      .value("coverage", "SHARE", "share of characters covered; default: 0.9995")
+      .value("coverage", "SHARE", "share of characters covered, 0.98 to 1; default: 0.9995")
       .value("max-bytes", "BYTES", "train on an even sample of this size; default: 0, all");
   if (!options.parse(arguments)) return 0;
   const auto output = options.find("output");
   if (!output) throw ConfigError("--output is needed; see `demist tokenizer train --help`");
   data::TokenizerTraining training;
   training.inputs.assign(options.positionals().begin(), options.positionals().end());
-  training.pieces = static_cast<std::int32_t>(options.integer("pieces", training.pieces, 10));
-  training.character_coverage = options.real("coverage", training.character_coverage, 0);
-  training.max_bytes = options.integer("max-bytes", 0, 0);
+  training.pieces = options.integer("pieces", training.pieces, 10);
+  training.character_coverage = options.real("coverage", training.character_coverage, 0.98, 1);
+  training.max_bytes = options.integer<std::int64_t>("max-bytes", 0, 0);
   data::train_tokenizer(training, *output);
   const data::Tokenizer tokenizer(*output);
   std::printf("%s: vocabulary %d, hash %s\n", output->c_str(), tokenizer.vocab_size(),
@@ -46,7 +46,7 @@ void for_each_text(const std::vector<std::string>& given, const Each& each) {
 int encode(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist tokenizer encode MODEL [TEXT...]",
                   "Prints the ids of each text, or of each line of standard input.");
-  options.positional("MODEL", 1, -1).flag("pieces", "print pieces instead of ids");
+  options.positional("MODEL").rest("TEXT", 0).flag("pieces", "print pieces instead of ids");
   if (!options.parse(arguments)) return 0;
   const data::Tokenizer tokenizer(options.positionals().front());
   const std::vector<std::string> texts(options.positionals().begin() + 1,
@@ -65,7 +65,7 @@ int encode(const Arguments& arguments, const mpi::Comm&) {
 int decode(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist tokenizer decode MODEL [\"ID ID ...\"...]",
                   "Prints the text of each list of ids, or of each line of standard input.");
-  options.positional("MODEL", 1, -1);
+  options.positional("MODEL").rest("ID", 0);
   if (!options.parse(arguments)) return 0;
   const data::Tokenizer tokenizer(options.positionals().front());
   const std::vector<std::string> lists(options.positionals().begin() + 1,
@@ -79,7 +79,8 @@ int decode(const Arguments& arguments, const mpi::Comm&) {
                         std::to_string(tokenizer.vocab_size()));
       ids.push_back(id);
     }
-    if (!words.eof()) throw DataError("\"" + list + "\" is not a list of ids");
+    if (!words.eof())
+      throw DataError("\"" + list + "\" is not a list of ids; write them like \"17 4 251\"");
     std::printf("%s\n", tokenizer.decode(ids).c_str());
   });
   return 0;

@@ -11,7 +11,7 @@ int train(const Arguments& arguments, const mpi::Comm& world) {
                   "newest checkpoint if it has one. SIGINT, SIGTERM and SIGUSR1 save and exit\n"
                   "with code 75; a second SIGINT stops at once. (mpirun ends its ranks on SIGINT:\n"
                   "send it SIGUSR1, or use `demist run`.)");
-  options.positional("RECIPE", 1, 1)
+  options.positional("RECIPE")
       .value("stage", "NAME", "the stage to run")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
       .value("progress", "STYLE", "auto, terminal (in place), lines or none");

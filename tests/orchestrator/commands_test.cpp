@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "core/error.hpp"
 #include "orchestrator/cli.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 namespace demist {
 namespace {
@@ -49,6 +52,72 @@ TEST(Commands, BadUsageIsCodeTwo) {
   EXPECT_EQ(code_of({"generate", "m", "--steps", "0"}), ExitCode::usage);
 }
 
+// Files of every kind, made by the commands themselves.
+class CommandsOnFiles : public testing::Test {
+ protected:
+  CommandsOnFiles() {
+    const std::string text = std::string(DEMIST_SOURCE_DIR) + "/configs/tiny/train.txt";
+    EXPECT_EQ(code_of({"tokenizer", "train", text, "--output", model_, "--pieces", "64"}),
+              ExitCode::done);
+    EXPECT_EQ(code_of({"corpus", "build", text, "--tokenizer", model_, "--output", corpus_}),
+              ExitCode::done);
+    std::ofstream(text_) << "Some words.\n";
+  }
+  // The message of a command that must fail with `code`.
+  static std::string refusal(const cli::Arguments& arguments, ExitCode code) {
+    std::string message;
+    EXPECT_EQ(code_of(arguments, &message), code) << message;
+    return message;
+  }
+  static std::string output(const cli::Arguments& arguments) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(cli::run(cli::find_command(arguments), arguments, mpi::Comm()), 0);
+    return testing::internal::GetCapturedStdout();
+  }
+
+  const test::TemporaryFolder folder_;
+  const std::string model_ = folder_.path() / "t.model", corpus_ = folder_.path() / "corpus",
+                    text_ = folder_.path() / "notes.txt";
+};
+
+TEST_F(CommandsOnFiles, InspectKnowsEachKind) {
+  EXPECT_NE(output({"inspect", model_}).find("66: 64 SentencePiece pieces"), std::string::npos);
+  const std::string corpus = output({"inspect", corpus_, "--verify"});
+  EXPECT_NE(corpus.find("verified"), std::string::npos) << corpus;
+  EXPECT_NE(output({"inspect", corpus_ + "/corpus.json"}).find("input"), std::string::npos);
+  EXPECT_NE(output({"inspect", corpus_ + "/shard-000000-0000.h5"}).find("range 0"),
+            std::string::npos);
+  EXPECT_NE(refusal({"inspect", text_}, ExitCode::data).find("neither a shard"), std::string::npos);
+  EXPECT_NE(refusal({"inspect", folder_.path()}, ExitCode::usage).find("holds no checkpoint"),
+            std::string::npos);
+  EXPECT_NE(refusal({"inspect", corpus_, "--hash"}, ExitCode::usage).find("holds no checkpoint"),
+            std::string::npos);
+}
+
+TEST_F(CommandsOnFiles, WrongKindsOfFilesAreNamed) {
+  const auto says = [](const std::string& message, const char* words) {
+    EXPECT_NE(message.find(words), std::string::npos) << message;
+  };
+  says(refusal({"corpus", "verify", folder_.path()}, ExitCode::data), "holds no corpus");
+  says(refusal({"corpus", "verify", text_}, ExitCode::data), "is a file");
+  says(refusal({"corpus", "verify", "/no/such"}, ExitCode::data), "does not exist");
+  says(refusal({"corpus", "show", corpus_, "--documents", "-1"}, ExitCode::usage), "at least 0");
+  says(refusal({"tokenizer", "encode", folder_.path(), "x"}, ExitCode::data), "is a folder");
+  says(refusal({"tokenizer", "train", text_, "--output", "/no/such/x"}, ExitCode::usage),
+       "existing folder");
+  says(refusal({"tokenizer", "train", text_, "--output", text_ + "2", "--pieces", "9999"},
+               ExitCode::data),
+       "lines: Vocabulary size too high");
+  says(refusal({"tokenizer", "train", text_, "--output", text_ + "2", "--coverage", "5"},
+               ExitCode::usage),
+       "at most 1");
+  says(refusal({"generate", text_, "x"}, ExitCode::usage), "a model is a folder");
+  says(refusal({"generate", folder_.path(), "x", "--length", "4294967297"}, ExitCode::usage),
+       "--length 4294967297");
+  says(refusal({"evaluate", folder_.path()}, ExitCode::usage), "TASK is missing");
+  says(refusal({"run", folder_.path()}, ExitCode::usage), "is a folder");
+}
+
 TEST(Commands, DryRunChecksAndPrints) {
   const std::string configs = std::string(DEMIST_SOURCE_DIR) + "/configs/";
   for (const char* name : {"tiny", "quickstart", "xlmr_xxl"})
@@ -64,7 +133,8 @@ TEST(Commands, TrainNeedsAStageOfTheRecipe) {
   std::string message;
   EXPECT_EQ(code_of({"train", tiny}, &message), ExitCode::usage);
   EXPECT_NE(message.find("pretrain"), std::string::npos) << message;
-  EXPECT_EQ(code_of({"train", tiny, "--stage", "pretrian"}), ExitCode::usage);
+  EXPECT_EQ(code_of({"train", tiny, "--stage", "pretrian"}, &message), ExitCode::usage);
+  EXPECT_NE(message.find("did you mean 'pretrain'?"), std::string::npos) << message;
 }
 
 }  // namespace
