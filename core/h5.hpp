@@ -47,8 +47,9 @@ class File {
   // Superblock v2+ (library bounds V110): a file whose writer died is refused when opened. Datasets
   // of 64 KiB and more start at a multiple of 4,096 bytes.
   static File create(const std::filesystem::path& path);
-  // The same file in memory, for finish(); `path` is for messages. HDF5 1.10 crashes in MPI_Finalize
-  // after a full disk refused one of its writes, so what can run out of space goes around it.
+  // The same file in memory, for finish(); `path` is for messages. HDF5 1.10 crashes in
+  // MPI_Finalize after a full disk refused one of its writes, so what can run out of space goes
+  // around it.
   static File create_in_memory(const std::filesystem::path& path);
   Image finish();  // closes a file in memory; its bytes, as create() would have put them on disk
   static File open(const std::filesystem::path& path);  // read-only
