@@ -69,6 +69,8 @@ void refuse_record(const RunConfig& run, const fs::path& recipe) {
                       "the record a folder of its own: --set run_dir=...");
 }
 
+constexpr int kDiedOfSignal = 128;  // plus the signal's number
+
 // Runs one stage until it is done; the exit code of its processes otherwise.
 int run_to_end(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
                SignalRelay& relay) {
@@ -78,6 +80,9 @@ int run_to_end(const RunConfig& run, const SupervisorOptions& options, const Sta
   constexpr auto requeue = static_cast<int>(ExitCode::requeue);
   int code = requeue;
   while (code == requeue && !relay.interrupted()) code = run_process(spec, std::ref(relay));
+  // A stage that does not listen yet, or never does, dies of the request; it starts again as it
+  // was.
+  if (relay.interrupted() && code > kDiedOfSignal) code = requeue;
   // mpirun's own code says nothing about why its ranks were killed.
   return relay.ended() ? static_cast<int>(ExitCode::killed) : code;
 }

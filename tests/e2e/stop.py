@@ -48,6 +48,11 @@ def main():
     with tempfile.TemporaryDirectory(prefix="demist-stop-") as folder:
         run = Run(*sys.argv[1:], folder)
         process = run.start()
+        process.stdout.readline()  # the first stage begins: it does not listen to signals
+        process.send_signal(signal.SIGINT)
+        finish(process, 75)
+
+        process = run.start()
         run.wait_for_steps(process, 5)
         output = finish(run.start(), 5)
         expect("another process works here" in output, output)
