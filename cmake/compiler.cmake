@@ -1,10 +1,13 @@
 # One interface target carries what every folder of the project compiles with.
 add_library(demist_options INTERFACE)
 target_include_directories(demist_options INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_options(demist_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wdeprecated-copy-dtor
-                                               -Werror -Wno-error=deprecated-copy-dtor)
+# For C++ only: nvcc has its own words for warnings, and its generated code is not pedantic.
+target_compile_options(
+  demist_options
+  INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wdeprecated-copy-dtor>"
+            "$<$<COMPILE_LANGUAGE:CXX>:-Werror;-Wno-error=deprecated-copy-dtor>")
 # Same source, same bits: no value-changing contraction differences between files of one build.
-target_compile_options(demist_options INTERFACE -ffp-contract=off)
+target_compile_options(demist_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 target_compile_definitions(demist_options INTERFACE DEMIST_VERSION="${PROJECT_VERSION}")
 if(DEMIST_SANITIZE)
   # Sanitized code confuses GCC's flow analysis.
