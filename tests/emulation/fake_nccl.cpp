@@ -105,7 +105,7 @@ ncclResult_t enqueue(Lock& lock, cudaStream_t stream, std::vector<Transfer> tran
   };
   work.describe = [all] {
     std::string text;
-    for (const Transfer& transfer : *all) text += transfer.describe() + ". ";
+    for (const Transfer& transfer : *all) text += transfer.describe();
     return text;
   };
   if (demist::emu::enqueue(lock, stream, std::move(work)) != cudaSuccess)
@@ -125,6 +125,7 @@ ncclResult_t submit(Lock& lock, Transfer transfer, cudaStream_t stream) {
     if (group.depth > 0) group.error = ncclInvalidArgument;
     return refuse(ncclInvalidArgument, why);
   }
+  transfer.take_number();
   if (group.depth == 0) {
     std::vector<Transfer> alone;
     alone.push_back(std::move(transfer));
@@ -157,7 +158,6 @@ ncclResult_t collective(const Call& call, ncclComm_t comm, cudaStream_t stream) 
   transfer.from = static_cast<const char*>(call.from);
   transfer.to = static_cast<char*>(call.to);
   transfer.header = {.communicator = own->id(),
-                     .sequence = own->next_collective(),
                      .kind = call.kind,
                      .type = static_cast<std::uint32_t>(call.type),
                      .operation = static_cast<std::uint32_t>(call.operation),
@@ -172,14 +172,12 @@ ncclResult_t point_to_point(Transfer::Role role, const Call& call, ncclComm_t co
   if (const ncclResult_t error = check(comm); error != ncclSuccess) return error;
   const auto& own = comm->communicator;
   if (call.root < 0 || call.root >= own->size()) return refuse(ncclInvalidArgument, "no such peer");
-  const bool sends = role == Transfer::Role::sender;
   Transfer transfer;
   transfer.communicator = own;
   transfer.role = role;
   transfer.from = static_cast<const char*>(call.from);
   transfer.to = static_cast<char*>(call.to);
   transfer.header = {.communicator = own->id(),
-                     .sequence = sends ? own->next_send(call.root) : own->next_receive(call.root),
                      .kind = Kind::point_to_point,
                      .type = static_cast<std::uint32_t>(call.type),
                      .root = call.root,
@@ -284,8 +282,9 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   if (!living().contains(comm))
     return refuse(ncclInvalidArgument, "the communicator does not exist, or no longer");
   comm->communicator->abort();
-  static std::vector<std::shared_ptr<Communicator>> aborted;
-  aborted.push_back(comm->communicator);  // its messages may still be on their way
+  // Its messages may still be on their way, and MPI may be gone when this program ends.
+  static auto& aborted = *new std::vector<std::shared_ptr<Communicator>>;
+  aborted.push_back(comm->communicator);
   return forget(comm);
 }
 ncclResult_t ncclCommCount(const ncclComm_t comm, int* count) {

@@ -108,7 +108,7 @@ Communicator::Communicator(std::shared_ptr<Communicator> parent, int color, int 
 Communicator::~Communicator() {
   // What a peer never received stays allocated: MPI may still read it.
   if (all_sent()) return;
-  static std::list<Outgoing> abandoned;
+  static auto& abandoned = *new std::list<Outgoing>;
   abandoned.splice(abandoned.end(), outgoing_);
 }
 

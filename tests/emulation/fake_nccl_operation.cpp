@@ -119,6 +119,12 @@ std::string Transfer::objection() const {
   return in_place ? "" : "the buffers overlap, and not as an operation in place";
 }
 
+void Transfer::take_number() {
+  header.sequence = role == Role::collective ? communicator->next_collective()
+                    : role == Role::sender   ? communicator->next_send(header.root)
+                                             : communicator->next_receive(header.root);
+}
+
 bool Transfer::expects(int peer) const {
   if (role != Role::collective) return role == Role::receiver && peer == header.root;
   if (header.kind == Kind::broadcast)
@@ -144,7 +150,7 @@ void Transfer::start() {
 }
 
 bool Transfer::advance() {
-  if (communicator->aborted()) return true;
+  if (finished || communicator->aborted()) return true;
   if (!started) {
     if (const std::string why = objection(); !why.empty()) throw Fault("NCCL: " + why);
     start();
@@ -162,6 +168,7 @@ bool Transfer::advance() {
   finish();
   for (int peer = 0; peer < communicator->size(); ++peer)
     if (expects(peer)) communicator->take(peer, header);
+  finished = true;
   return true;
 }
 
@@ -212,12 +219,13 @@ void Transfer::finish() {
 }
 
 std::string Transfer::describe() const {
-  std::string text = "NCCL: rank " + std::to_string(communicator->rank()) + " of " +
+  if (finished) return {};
+  std::string text = " NCCL: rank " + std::to_string(communicator->rank()) + " of " +
                      std::to_string(communicator->size()) + " waits in " + emu::describe(header) +
                      " for rank";
   for (int peer = 0; peer < communicator->size(); ++peer)
     if (expects(peer) && communicator->find(peer, header) == nullptr)
-      text += " " + std::to_string(peer);
+      text.append(" ").append(std::to_string(peer));
   return text;
 }
 

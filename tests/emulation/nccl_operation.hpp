@@ -18,7 +18,7 @@ struct Transfer {
   MessageHeader header;
   const char* from = nullptr;
   char* to = nullptr;
-  bool started = false;
+  bool started = false, finished = false;
 
   // Bytes of `count` elements.
   std::size_t bytes() const;
@@ -26,6 +26,8 @@ struct Transfer {
   std::size_t bytes_written() const;
   // Empty, or what is wrong with buffers, type or operation.
   std::string objection() const;
+  // Its place in the order of the communicator's calls, by which messages find it.
+  void take_number();
   // Sends once; true when all that it waits for has come and the result is written. Throws Fault
   // when ranks call different things.
   bool advance();
