@@ -30,8 +30,12 @@ struct Copy {
   bool valid;
 };
 
+// Thrown through a kernel whose block has failed.
+struct Stop {};
+
 struct Thread {
   Fiber fiber;
+  bool inside = false;  // the kernel, possibly waiting
   uint3 index{};
   unsigned number = 0;
   std::vector<Copy> open_group;
@@ -42,13 +46,15 @@ struct Thread {
 struct Rendezvous {
   Operation operation;
   unsigned arrived = 0;
+  char* token = nullptr;
   std::array<void*, kWarp> in, out;
 };
 
 struct Warp {
   std::vector<Rendezvous> pending;
   unsigned lanes = 0;
-  char token = 0;  // TSan's view of __syncwarp
+  unsigned generation = 0;
+  char tokens[2] = {};  // see Machine
 };
 
 struct SharedBlock {
@@ -72,7 +78,10 @@ struct Machine {
   const std::function<void()>* kernel = nullptr;
   std::string error;
   std::mt19937_64 random;
-  char launch_token = 0, barrier_token = 0;
+  // What TSan sees. A thread must not learn from those that have left the barrier and come to the
+  // next one already: two generations of barriers take turns. Likewise the start is not the end.
+  char start_token = 0, end_token = 0, barrier_tokens[2] = {};
+  unsigned barrier_generation = 0;
 } machine;
 
 std::string triple(unsigned x, unsigned y, unsigned z) {
@@ -88,13 +97,30 @@ void poison(void* data, std::size_t bytes) { std::memset(data, 0xff, bytes); }
 
 void run_thread() {
   Fiber::entered();
-  acquire(&machine.launch_token);
-  (*machine.kernel)();
-  copy_commit();
-  copy_wait(0);
-  release(&machine.launch_token);
+  acquire(&machine.start_token);
+  machine.current->inside = true;
+  try {
+    (*machine.kernel)();
+    copy_commit();
+    copy_wait(0);
+  } catch (const Stop&) {
+  }
+  machine.current->inside = false;
+  release(&machine.end_token);
   ++machine.exited;
   machine.current->fiber.leave();
+}
+
+void resume(Thread& thread) {
+  machine.current = &thread;
+  threadIdx = thread.index;
+  thread.fiber.resume();
+}
+
+// Lets the others run until this thread is woken.
+void pause() {
+  machine.current->fiber.suspend();
+  if (!machine.error.empty()) throw Stop{};
 }
 
 void prepare(Thread& thread, unsigned number) {
@@ -167,15 +193,9 @@ void reset_block() {
 void run_block() {
   // TSan sees blocks in an order, because they reuse the same shared memory: a race between blocks
   // stays unseen.
-  acquire(&machine.launch_token);
   reset_block();
-  release(&machine.launch_token);
-  while (any_ready() && machine.error.empty()) {
-    Thread& thread = pick();
-    machine.current = &thread;
-    threadIdx = thread.index;
-    thread.fiber.resume();
-  }
+  release(&machine.start_token);
+  while (any_ready() && machine.error.empty()) resume(pick());
   if (machine.error.empty() && machine.exited != machine.size) machine.error = describe_stall();
   std::size_t used = machine.dynamic_bytes;
   for (const SharedBlock& block : machine.shared) used += block.used ? block.bytes : 0;
@@ -183,6 +203,10 @@ void run_block() {
     machine.error = "the block uses " + std::to_string(used) +
                     " bytes of shared memory, the limit is " +
                     std::to_string(options().shared_limit);
+  if (!machine.error.empty())
+    for (std::size_t i = 0; i < machine.size; ++i)
+      if (machine.threads[i]->inside) resume(*machine.threads[i]);  // unwinds
+  acquire(&machine.end_token);
 }
 
 std::string run_blocks(dim3 grid) {
@@ -236,23 +260,21 @@ void run_grid(const Launch& launch, const std::function<void()>& kernel) {
   while (machine.threads.size() < machine.size)
     machine.threads.push_back(std::make_unique<Thread>());
   // Exactly so many bytes on the heap: AddressSanitizer sees an access past the end.
-  const std::unique_ptr<void, decltype(&std::free)> dynamic(
-      launch.shared_bytes == 0 ? nullptr : std::aligned_alloc(16, launch.shared_bytes), &std::free);
-  machine.dynamic = dynamic.get();
+  machine.dynamic = nullptr;
+  if (launch.shared_bytes != 0 && posix_memalign(&machine.dynamic, 128, launch.shared_bytes) != 0)
+    throw std::bad_alloc();
+  const std::unique_ptr<void, decltype(&std::free)> dynamic(machine.dynamic, &std::free);
   machine.dynamic_bytes = launch.shared_bytes;
   machine.kernel = &kernel;
   machine.error.clear();
   machine.random.seed(options().seed);
   blockDim = launch.block;
   gridDim = launch.grid;
-  release(&machine.launch_token);
   const std::string error = run_blocks(launch.grid);
   machine.current = nullptr;
-  acquire(&machine.launch_token);
-  if (error.empty()) return;
-  for (const auto& thread : machine.threads) thread->fiber.forget();
-  throw Fault(error + ", kernel launched at " + place_of(launch.where) + ", seed " +
-              std::to_string(options().seed));
+  if (!error.empty())
+    throw Fault(error + ", kernel launched at " + place_of(launch.where) + ", seed " +
+                std::to_string(options().seed));
 }
 
 int lane() { return static_cast<int>(machine.current->number % kWarp); }
@@ -270,7 +292,7 @@ void use_shared(int id) { machine.shared[static_cast<std::size_t>(id)].used = tr
 
 void fail(const std::string& what) {
   machine.error = what + " [" + name_of(*machine.current) + "]";
-  machine.current->fiber.leave();  // never resumed
+  throw Stop{};
 }
 
 void barrier(Location where) {
@@ -280,13 +302,15 @@ void barrier(Location where) {
   else if (where.line() != machine.barrier_where.line())
     fail("barrier divergence: at __syncthreads " + place_of(where) + " while others wait at " +
          place_of(machine.barrier_where));
-  release(&machine.barrier_token);
+  char* token = &machine.barrier_tokens[machine.barrier_generation % 2];
+  release(token);
   if (++machine.at_barrier == machine.size) {
     machine.at_barrier = 0;
+    ++machine.barrier_generation;
     for (unsigned i = 0; i < machine.size; ++i) machine.ready.push_back(i);
   }
-  machine.current->fiber.suspend();
-  acquire(&machine.barrier_token);
+  pause();
+  acquire(token);
 }
 
 namespace {
@@ -304,6 +328,7 @@ Rendezvous& rendezvous_of(Warp& warp, const Operation& operation) {
   }
   Rendezvous& fresh = warp.pending.emplace_back();
   fresh.operation = operation;
+  if (operation.memory == Memory::ordered) fresh.token = &warp.tokens[warp.generation++ % 2];
   return fresh;
 }
 
@@ -334,12 +359,13 @@ void collective(const Operation& operation, void* in, void* out) {
   meeting.arrived |= 1u << lane;
   meeting.in[lane] = in;
   meeting.out[lane] = out;
-  if (mine.memory == Memory::ordered) release(&warp.token);
+  char* const token = meeting.token;
+  if (token != nullptr) release(token);
   if (meeting.arrived == mine.mask)
     complete(warp, meeting, self.number);
   else
-    self.fiber.suspend();
-  if (mine.memory == Memory::ordered) acquire(&warp.token);
+    pause();
+  if (token != nullptr) acquire(token);
 }
 
 // While a copy is on its way its destination holds nothing: poison at once, data at the wait. So a

@@ -47,12 +47,6 @@ Fiber::~Fiber() {
   munmap(stack_ - kPage, kStackBytes + kPage);
 }
 
-void Fiber::forget() {
-  if (__tsan_destroy_fiber == nullptr) return;
-  __tsan_destroy_fiber(tsan_);
-  tsan_ = __tsan_create_fiber(0);
-}
-
 void Fiber::restart(void (*body)()) {
   if (__asan_unpoison_memory_region != nullptr) __asan_unpoison_memory_region(stack_, kStackBytes);
   void** top = reinterpret_cast<void**>(stack_ + kStackBytes);

@@ -22,8 +22,6 @@ class Fiber {
   [[noreturn]] void leave();
   // To be called first in `body`.
   static void entered();
-  // After a fault the fiber may have been left in the middle of anything: forget its TSan state.
-  void forget();
 
  private:
   void to_main(void** fake_stack);

@@ -46,7 +46,7 @@ __global__ void atomics_kernel(AtomicResults results) {
   atomicMax(results.largest, number);
   atomicMin(results.smallest, number);
   if (lane_index() != 0) return;
-  unsigned seen = *results.tickets, expected = 0;
+  unsigned seen = atomicAdd(results.tickets, 0u), expected = 0;
   do {
     expected = seen;
     seen = atomicCAS(results.tickets, expected, expected + 1);
