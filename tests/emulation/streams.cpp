@@ -91,10 +91,14 @@ Step step(CUstream_st* stream) {
   return Step::ran;
 }
 
-// Any stream that can go on, at random; tells whether some wait for other processes instead.
-Step step_any() {
+// Any stream that can go on, at random; without a seed `wanted` first, so that the others' work is
+// done as late as can be. Tells whether some wait for other processes instead.
+Step step_any(CUstream_st* wanted = nullptr) {
   std::vector<CUstream_st*> busy = busy_streams();
   std::shuffle(busy.begin(), busy.end(), device().random);
+  if (const auto at = std::find(busy.begin(), busy.end(), wanted);
+      at != busy.end() && options().seed == 0)
+    std::iter_swap(busy.begin(), at);
   Step best = Step::blocked;
   for (CUstream_st* stream : busy) {
     const Step result = step(stream);
@@ -152,10 +156,10 @@ void run_some(Lock&) {
     if (step_any() != Step::ran) return;
 }
 
-cudaError_t run_until(Lock& lock, const std::function<bool()>& finished) {
+cudaError_t run_until(Lock& lock, const std::function<bool()>& finished, cudaStream_t wanted) {
   auto last_progress = Clock::now();
   while (device().fault.empty() && !finished()) {
-    const Step result = step_any();
+    const Step result = step_any(wanted);
     if (result == Step::ran) {
       last_progress = Clock::now();
     } else if (result == Step::blocked) {
@@ -175,7 +179,8 @@ cudaError_t run_stream(Lock& lock, cudaStream_t handle) {
   CUstream_st* stream = resolve(handle);
   if (stream == nullptr)
     return complain(cudaErrorInvalidResourceHandle, "the stream does not exist, or no longer");
-  return run_until(lock, [ticket = last_work(handle)] { return done(ticket); });
+  return run_until(
+      lock, [ticket = last_work(handle)] { return done(ticket); }, stream);
 }
 
 cudaError_t run_all(Lock& lock) {

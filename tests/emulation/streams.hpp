@@ -39,7 +39,8 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 cudaError_t enqueue(Lock& lock, cudaStream_t stream, Work work);
 
 // Run queued work until `finished`. A fault ends everything and sticks, as on a device.
-cudaError_t run_until(Lock& lock, const std::function<bool()>& finished);
+cudaError_t run_until(Lock& lock, const std::function<bool()>& finished,
+                      cudaStream_t wanted = nullptr);
 cudaError_t run_stream(Lock& lock, cudaStream_t stream);
 cudaError_t run_all(Lock& lock);
 void run_some(Lock& lock);
