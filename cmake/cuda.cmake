@@ -22,11 +22,12 @@ endif()
 
 if(DEMIST_CUDA_FOUND)
   # CMake 3.25 does not know nvcc's name for C++20.
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   add_library(demist_cuda_options INTERFACE)
   target_include_directories(demist_cuda_options SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
-  target_compile_features(demist_cuda_options INTERFACE cuda_std_20)
   # No fast math: its division, square root and denormals would need tolerances of their own. ptxas
   # fails on a kernel that spills registers. 554: a conversion of a type to itself, in a template.
   target_compile_options(
