@@ -44,6 +44,7 @@ struct Thread {
 
 // Lanes that wait for others of their mask.
 struct Rendezvous {
+  explicit Rendezvous(const Operation& first) : operation(first) {}
   Operation operation;
   unsigned arrived = 0;
   char* token = nullptr;
@@ -326,8 +327,7 @@ Rendezvous& rendezvous_of(Warp& warp, const Operation& operation) {
            place_of(other.operation.where));
     return other;
   }
-  Rendezvous& fresh = warp.pending.emplace_back();
-  fresh.operation = operation;
+  Rendezvous& fresh = warp.pending.emplace_back(operation);
   if (operation.memory == Memory::ordered) fresh.token = &warp.tokens[warp.generation++ % 2];
   return fresh;
 }
