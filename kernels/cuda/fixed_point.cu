@@ -122,13 +122,13 @@ __global__ __launch_bounds__(kThreads) void max_abs_kernel(float* out, const flo
   std::uint32_t largest = previous ? magnitude(*previous) : 0;
   for (std::int64_t first = begin + threadIdx.x * kChunk; first < end; first += kThreads * kChunk) {
     const Chunk x = load_chunk<kAccess>(values, first, end);
-    for (int i = 0; i < kChunk; ++i) largest = max(largest, magnitude(x[i]));
+    for (int i = 0; i < kChunk; ++i) largest = std::max(largest, magnitude(x[i]));
   }
   largest = warp_max(largest);
   if (threadIdx.x % kWarpSize == 0) warp_largest[threadIdx.x / kWarpSize] = largest;
   __syncthreads();
   if (threadIdx.x > 0) return;
-  for (const std::uint32_t other : warp_largest) largest = max(largest, other);
+  for (const std::uint32_t other : warp_largest) largest = std::max(largest, other);
   out[blockIdx.x] = __uint_as_float(largest);
 }
 

@@ -19,7 +19,7 @@ __device__ __forceinline__ float gelu(float x) {
 
 __device__ __forceinline__ float gelu_derivative(float x) {
   constexpr float kDensityAtZero = 0.39894228040143268f;  // 1 / sqrt(2 pi)
-  constexpr float kFar = 14;  // the density is 0 there; keeps infinity away from 0 * infinity
+  constexpr float kFar = 15;  // the density is 0 there; keeps infinity away from 0 * infinity
   const float near = fminf(fmaxf(x, -kFar), kFar);  // NaN comes back by way of Phi
   return normal_distribution(x) + near * kDensityAtZero * expf(-0.5f * near * near);
 }

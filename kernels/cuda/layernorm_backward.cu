@@ -78,16 +78,19 @@ __device__ __forceinline__ Chunk input_gradient(const Held& held, const RowSums&
 // The column sums of the block's rows side by side, added in order, to to[0, kChunk).
 // [row][element][thread] in shared memory: neighbours in a warp are neighbours there.
 __device__ __forceinline__ void store_block_sums(float* to, Chunk sums, bool stores) {
-  float* others = dynamic_shared<float>();
-  __syncthreads();
-  if (threadIdx.y > 0)
-    for (int i = 0; i < kChunk; ++i)
-      others[((threadIdx.y - 1) * kChunk + i) * blockDim.x + threadIdx.x] = sums[i];
-  __syncthreads();
-  if (threadIdx.y > 0 || !stores) return;
-  for (int y = 0; y < static_cast<int>(blockDim.y) - 1; ++y)
-    for (int i = 0; i < kChunk; ++i) sums[i] += others[(y * kChunk + i) * blockDim.x + threadIdx.x];
-  store_whole(to, sums);
+  const unsigned others = blockDim.y - 1, width = blockDim.x;
+  if (others > 0) {
+    float* held = dynamic_shared<float>();
+    __syncthreads();
+    if (threadIdx.y > 0)
+      for (int i = 0; i < kChunk; ++i)
+        held[((threadIdx.y - 1) * kChunk + i) * width + threadIdx.x] = sums[i];
+    __syncthreads();
+    if (threadIdx.y > 0) return;
+    for (unsigned y = 0; y < others; ++y)
+      for (int i = 0; i < kChunk; ++i) sums[i] += held[(y * kChunk + i) * width + threadIdx.x];
+  }
+  if (stores) store_whole(to, sums);
 }
 
 // Up to 5 s bytes an element at size s (dy, sum, extra; dsum, dx): 32,768 tokens of 768 in bf16 are
