@@ -97,8 +97,9 @@ __device__ __forceinline__ void add_to(Chunk& sum, const Chunk& x) {
   for (int i = 0; i < kChunk; ++i) sum[i] += x[i];
 }
 
-// body(0) .. body(kCount - 1) written out, so that arrays indexed by the argument stay in registers:
-// a loop with a large body is not unrolled without being told, and #pragma unroll is not for g++.
+// body(0) .. body(kCount - 1) written out, so that arrays indexed by the argument stay in
+// registers: a loop with a large body is not unrolled without being told, and #pragma unroll is not
+// for g++.
 template <int kCount, class Body>
 __device__ __forceinline__ void unrolled(Body&& body) {
   const auto each = [&]<int... k>(std::integer_sequence<int, k...>) {

@@ -4,7 +4,8 @@
 namespace demist::cuda {
 namespace {
 
-constexpr int kSegments = 8;  // each adds an eighth of the pieces, then the eight are added in order
+constexpr int kSegments =
+    8;  // each adds an eighth of the pieces, then the eight are added in order
 
 // 4 bytes a partial: 256 pieces of 3,072 columns are 3 MB, 1 us at 3.35 TB/s; waiting for memory
 // takes longer, hence the segments.
@@ -32,8 +33,7 @@ __global__ __launch_bounds__(kWarpSize* kSegments) void combine_kernel(PieceSums
 
 }  // namespace
 
-void combine_pieces(const Launch& launch, const PieceSums& op, std::int64_t cols,
-                    Combine combine) {
+void combine_pieces(const Launch& launch, const PieceSums& op, std::int64_t cols, Combine combine) {
   if (cols == 0) return;
   cuda::launch(combine_kernel, blocks(ceil_div(cols, kWarpSize), op.sums),
                dim3(kWarpSize, kSegments), 0, launch.stream, op, cols, combine == Combine::add);

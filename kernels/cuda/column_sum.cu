@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/column_sum.hpp"
-
 #include "kernels/cuda/row_kernels.hpp"
 
 namespace demist::cuda {

@@ -73,8 +73,8 @@ __global__ __launch_bounds__(kMaxThreads) void statistics_kernel(Statistics op) 
     }
     running.add(v, column + kChunk <= valid ? kChunk : static_cast<int>(valid - column));
   }
-  const float max = over_warps(warp_max(running.max), max_slots,
-                               [](float a, float b) { return fmaxf(a, b); });
+  const float max =
+      over_warps(warp_max(running.max), max_slots, [](float a, float b) { return fmaxf(a, b); });
   const auto plus = [](double a, double b) { return a + b; };
   const float rescale = expf(safe_shift(running.max) - safe_shift(max));
   const double mine = running.sum_exp == 0 ? 0 : running.sum_exp * static_cast<double>(rescale);

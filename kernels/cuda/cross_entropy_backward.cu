@@ -68,8 +68,7 @@ __global__ __launch_bounds__(kThreads) void backward_kernel(Backward<S> op,
         add_to(sum, v[k]);
       }
   }
-  if (column < op.cols)
-    store_whole(op.partial + blockIdx.y * partial_width(op.cols) + column, sum);
+  if (column < op.cols) store_whole(op.partial + blockIdx.y * partial_width(op.cols) + column, sum);
 }
 
 // bf16 over fp32: columns [c0, c1) of dlogits lie where columns [c0 / 2, c1 / 2) of the logits

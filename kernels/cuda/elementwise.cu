@@ -25,7 +25,8 @@ __global__ __launch_bounds__(256) void convert_kernel(Rows<Out> out, Rows<const 
                                                       std::int64_t cols, int column_blocks) {
   const TilePlace at(column_blocks);
   if (at.column >= cols) return;
-  store_chunk<kAccess>(out[at.row], at.column, cols, load_chunk<kAccess>(in[at.row], at.column, cols));
+  store_chunk<kAccess>(out[at.row], at.column, cols,
+                       load_chunk<kAccess>(in[at.row], at.column, cols));
 }
 
 template <class T, Access kAccess>
@@ -40,8 +41,7 @@ template <class T, Access kAccess>
 __global__ __launch_bounds__(256) void dropout_kernel(Rows<T> x, DropoutRows dropout,
                                                       std::int64_t cols, int column_blocks) {
   const TilePlace at(column_blocks);
-  const Chunk factor =
-      dropout_factors(dropout, DropoutStream(dropout, at.row), at.column / kChunk);
+  const Chunk factor = dropout_factors(dropout, DropoutStream(dropout, at.row), at.column / kChunk);
   if (at.column >= cols) return;  // after the draws, which lanes make together
   Chunk v = load_chunk<kAccess>(x[at.row], at.column, cols);
   for (int i = 0; i < kChunk; ++i) v[i] *= factor[i];

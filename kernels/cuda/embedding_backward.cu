@@ -80,9 +80,9 @@ __global__ __launch_bounds__(256) void pieces_kernel(Table table, Rows<const T> 
   }
 }
 
-// For each piece whose last group goes on: 4 bytes a column of every partial sum of that group. With
-// half of 32,768 tokens the mask: 512 of 768 columns, 1.6 MB, 0.5 us; waiting takes longer, hence
-// the segments.
+// For each piece whose last group goes on: 4 bytes a column of every partial sum of that group.
+// With half of 32,768 tokens the mask: 512 of 768 columns, 1.6 MB, 0.5 us; waiting takes longer,
+// hence the segments.
 __global__ __launch_bounds__(kWarpSize* kSpanSegments) void spans_kernel(Table table) {
   auto& segment_sums = shared<float[kSpanSegments][kWarpSize], struct SegmentSums>();
   const std::int64_t piece = blockIdx.x, first = piece * kPiecePlaces;

@@ -68,8 +68,8 @@ __global__ __launch_bounds__(kThreads) void add_kernel(std::int64_t* acc, const 
   const Chunk g = load_chunk<kAccess>(grad, first, size);
   Integers sum = load_integers<kAccess>(acc, first, size);
   for (int i = 0; i < kChunk; ++i) {  // wraps around, as the CPU's integers do
-    const auto added = static_cast<std::uint64_t>(sum.v[i]) +
-                       static_cast<std::uint64_t>(fixed(g[i], scale));
+    const auto added =
+        static_cast<std::uint64_t>(sum.v[i]) + static_cast<std::uint64_t>(fixed(g[i], scale));
     sum.v[i] = static_cast<std::int64_t>(added);
   }
   store_integers<kAccess>(acc, first, size, sum);
@@ -134,8 +134,8 @@ __global__ __launch_bounds__(kThreads) void max_abs_kernel(float* out, const flo
 
 }  // namespace
 
-void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc,
-                     std::span<const float> grad, int exponent) {
+void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc, std::span<const float> grad,
+                     int exponent) {
   if (acc.empty()) return;
   const auto size = static_cast<std::int64_t>(acc.size());
   with_access<Access::tail>(all_aligned(acc, grad), [&]<Access kAccess>() {
@@ -176,8 +176,8 @@ void max_abs(const Launch& launch, std::span<float> largest, std::span<const flo
   const std::int64_t piece = max_abs_piece(size), pieces = ceil_div(size, piece);
   float* partial = launch.scratch<float>(pieces);
   with_access<Access::tail>(is_aligned(values), [&]<Access kAccess>() {
-    cuda::launch(max_abs_kernel<kAccess>, blocks(pieces), dim3(kThreads), 0, launch.stream,
-                 partial, values.data(), size, piece, nullptr);
+    cuda::launch(max_abs_kernel<kAccess>, blocks(pieces), dim3(kThreads), 0, launch.stream, partial,
+                 values.data(), size, piece, nullptr);
   });
   cuda::launch(max_abs_kernel<Access::tail>, blocks(1), dim3(kThreads), 0, launch.stream,
                largest.data(), partial, pieces, pieces, largest.data());

@@ -67,8 +67,7 @@ __device__ __forceinline__ Held load_held(const Backward<T>& op, std::int64_t r,
 }
 
 // LayerNorm's gradient by its input, given the row's means.
-__device__ __forceinline__ Chunk input_gradient(const Held& held, const RowSums& mean,
-                                                float rstd) {
+__device__ __forceinline__ Chunk input_gradient(const Held& held, const RowSums& mean, float rstd) {
   Chunk v;
   for (int i = 0; i < kChunk; ++i)
     v[i] = (held.scaled[i] - mean.gradient - held.normal[i] * mean.product) * rstd;
@@ -161,9 +160,9 @@ Backward<T> arguments(const AddLayerNormBackward& op, float* partial, std::int64
 void run_rows(const Launch& launch, const AddLayerNormBackward& op, float* partial,
               const ColumnPieces& pieces) {
   const RowGroup group = row_group(op.dsum.cols);
-  const bool whole =
-      op.dsum.cols % kChunk == 0 &&
-      all_aligned(op.dsum, op.dx, op.dy, op.dsum_extra, op.sum) && is_aligned(op.gamma);
+  const bool whole = op.dsum.cols % kChunk == 0 &&
+                     all_aligned(op.dsum, op.dx, op.dy, op.dsum_extra, op.sum) &&
+                     is_aligned(op.gamma);
   const dim3 grid = blocks(pieces.count), block(group.threads, group.rows);
   const std::size_t shared_bytes =
       static_cast<std::size_t>((group.rows - 1) * group.threads * kChunk) * sizeof(float);

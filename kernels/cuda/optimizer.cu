@@ -70,8 +70,8 @@ __global__ __launch_bounds__(kThreads) void adamw_kernel(Arrays<T> arrays, AdamW
 void tile_sum_squares(const Launch& launch, std::span<double> out, std::span<const float> values) {
   if (out.empty()) return;
   const auto tiles = static_cast<std::int64_t>(out.size());
-  cuda::launch(tile_kernel, blocks(ceil_div(tiles, kTilesABlock)), dim3(kThreads), 0,
-               launch.stream, out.data(), values.data(), static_cast<std::int64_t>(values.size()));
+  cuda::launch(tile_kernel, blocks(ceil_div(tiles, kTilesABlock)), dim3(kThreads), 0, launch.stream,
+               out.data(), values.data(), static_cast<std::int64_t>(values.size()));
 }
 
 void adamw(const Launch& launch, std::span<float> param, std::span<float> m, std::span<float> v,
@@ -80,8 +80,8 @@ void adamw(const Launch& launch, std::span<float> param, std::span<float> m, std
   const auto size = static_cast<std::int64_t>(param.size());
   with_element(work.dtype, [&]<class T>() {
     with_access<Access::tail>(all_aligned(param, m, v, grad, work), [&]<Access kAccess>() {
-      const Arrays<T> arrays{param.data(), m.data(), v.data(), grad.data(),
-                             static_cast<T*>(work.data), size};
+      const Arrays<T> arrays{
+          param.data(), m.data(), v.data(), grad.data(), static_cast<T*>(work.data), size};
       cuda::launch(adamw_kernel<T, kAccess>, blocks(ceil_div(size, kThreads * kChunk)),
                    dim3(kThreads), 0, launch.stream, arrays, op);
     });

@@ -32,7 +32,9 @@ struct DropoutStream {
       : key(dropout.key),
         sample(dropout.sample[static_cast<std::uint32_t>(row) / dropout.cols]),
         position(static_cast<std::uint32_t>(row) % dropout.cols) {}
-  __device__ Philox4 words(std::uint32_t counter) const { return draw(key, sample, position, counter); }
+  __device__ Philox4 words(std::uint32_t counter) const {
+    return draw(key, sample, position, counter);
+  }
 };
 
 __device__ __forceinline__ std::uint32_t select_word(const Philox4& words, unsigned i) {
@@ -51,14 +53,15 @@ __device__ __forceinline__ std::uint32_t select_word(const Philox4& words, unsig
 // about the time of its memory traffic.)
 __device__ __forceinline__ Chunk dropout_factors(const DropoutRows& dropout,
                                                  const DropoutStream& stream, std::int64_t chunk) {
-  const unsigned place = static_cast<unsigned>(chunk % 16), wanted = place / 4, base = place % 4 * 4;
+  const unsigned place = static_cast<unsigned>(chunk % 16), wanted = place / 4,
+                 base = place % 4 * 4;
   const Philox4 own = stream.words(static_cast<std::uint32_t>(chunk));  // group * 16 + place
   Chunk factors;
   for (unsigned turn = 0; turn < 4; ++turn) {
     // The source base + from gives word (from + turn) % 4, which is the wanted one.
     const unsigned from = (wanted - turn) % 4;
-    const std::uint32_t pair =
-        __shfl_sync(kFullWarp, select_word(own, (place + turn) % 4), static_cast<int>(base + from), 16);
+    const std::uint32_t pair = __shfl_sync(kFullWarp, select_word(own, (place + turn) % 4),
+                                           static_cast<int>(base + from), 16);
     for (unsigned i = 0; i < 4; ++i)
       if (i == from) {
         factors[2 * i] = (pair & 0xffffu) < dropout.threshold ? 0.0f : dropout.keep_scale;

@@ -64,8 +64,8 @@ void cross_entropy_backward(const Launch& launch, TensorView dlogits, std::span<
 
 // Bits of the CPU's: fixed point, max_abs, tile_sum_squares, adamw (work in bf16: except that
 // numbers below 2^-126 keep their bits here and may become 0 there).
-void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc,
-                     std::span<const float> grad, int exponent);
+void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc, std::span<const float> grad,
+                     int exponent);
 void fixed_point_to_float(const Launch& launch, std::span<float> out,
                           std::span<const std::int64_t> acc, int exponent);
 void fixed_point_round(const Launch& launch, std::span<float> out, std::span<const float> grad,

@@ -87,7 +87,8 @@ struct RowTiles {
 struct TilePlace {
   std::int64_t row, column;
   __device__ explicit TilePlace(int column_blocks, int rows_a_thread = 1) {
-    const unsigned row_block = blockIdx.x / column_blocks, column_block = blockIdx.x % column_blocks;
+    const unsigned row_block = blockIdx.x / column_blocks,
+                   column_block = blockIdx.x % column_blocks;
     row = static_cast<std::int64_t>(row_block) * rows_a_thread;
     column = (static_cast<std::int64_t>(column_block) * blockDim.x + threadIdx.x) * kChunk;
   }

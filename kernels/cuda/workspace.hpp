@@ -12,7 +12,8 @@ namespace demist::cuda {
 
 struct Launch {
   cudaStream_t stream = nullptr;
-  void* workspace = nullptr;  // device memory, 16-byte aligned; free again when the op's kernels end
+  void* workspace =
+      nullptr;  // device memory, 16-byte aligned; free again when the op's kernels end
   std::size_t workspace_bytes = 0;
 
   // The workspace as `count` elements of T.

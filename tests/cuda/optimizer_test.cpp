@@ -21,8 +21,8 @@ std::vector<std::uint32_t> bits(std::span<const float> values) {
 // With values that no fixed point holds, that are denormal, and that lie on ties.
 std::vector<float> awkward_floats(std::int64_t n) {
   std::vector<float> values = random_floats(n, 1);
-  const float odd[] = {std::nanf(""), kInfinity, -kInfinity, 3e38f, -3e38f, 0x1p-149f, -0.0f,
-                       0.5f,          1.5f,      2.5f,       -1.5f, 0x1p62f, -0x1p63f, 0x1p63f};
+  const float odd[] = {std::nanf(""), kInfinity, -kInfinity, 3e38f, -3e38f,  0x1p-149f, -0.0f,
+                       0.5f,          1.5f,      2.5f,       -1.5f, 0x1p62f, -0x1p63f,  0x1p63f};
   for (std::size_t i = 0; i < std::size(odd) && i < values.size(); ++i) values[i] = odd[i];
   return values;
 }

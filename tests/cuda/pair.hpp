@@ -58,11 +58,34 @@ class Pair {
   // Of the device's values against the CPU's.
   double error() { return relative_error(values(), host_.values()); }
 
+  // The same rows as elements of another type, from the start of each row: fp32 gives way to bf16.
+  TensorView host_as(DType other) { return as(host(), other); }
+  TensorView device_as(DType other) { return as(device(), other); }
+  double error_as(DType other) {
+    std::vector<std::byte> all = device_.host();
+    TensorView copy = device_as(other);
+    copy.data = all.data();
+    return relative_error(elements(copy), elements(host_as(other)));
+  }
+
  private:
   static Matrix nan_matrix(std::int64_t rows, std::int64_t cols) {
     Matrix matrix(rows, cols);
     std::ranges::fill(matrix.values, std::nan(""));
     return matrix;
+  }
+  static TensorView as(TensorView view, DType other) {
+    const auto ratio = static_cast<std::int64_t>(size_of(view.dtype) / size_of(other));
+    return {view.data, other, view.rows, view.cols, view.ld * ratio};
+  }
+  static std::vector<double> elements(const TensorView& view) {
+    std::vector<double> result;
+    for (std::int64_t r = 0; r < view.rows; ++r)
+      for (std::int64_t i = r * view.ld; i < r * view.ld + view.cols; ++i)
+        result.push_back(static_cast<double>(view.dtype == DType::f32
+                                                 ? view.as<float>()[i]
+                                                 : static_cast<float>(view.as<demist::bf16>()[i])));
+    return result;
   }
   std::size_t bytes() const { return static_cast<std::size_t>(rows_ * ld_) * size_of(dtype_); }
 
@@ -140,7 +163,7 @@ struct Shape {
   std::int64_t rows, cols;
 };
 // One row, one column, no row, whole and broken chunks, one and several warps a row.
-inline constexpr Shape kShapes[] = {{1, 8},   {1, 1},   {40, 1},   {0, 64},  {5, 7},    {3, 64},
+inline constexpr Shape kShapes[] = {{1, 8},   {1, 1},   {40, 1},   {0, 64},   {5, 7},   {3, 64},
                                     {37, 80}, {9, 384}, {18, 768}, {2, 1024}, {2, 2560}};
 inline constexpr std::int64_t kGaps[] = {0, 3};
 
