@@ -10,6 +10,17 @@ namespace demist::cuda {
 
 constexpr int kChunk = 8;  // 16 bytes of bf16, 2 x 16 of fp32
 
+// body(0) .. body(kCount - 1) written out, so that arrays indexed by the argument stay in
+// registers: a loop with a large body is not unrolled without being told, and #pragma unroll is not
+// for g++.
+template <int kCount, class Body>
+__device__ __forceinline__ void unrolled(Body&& body) {
+  const auto each = [&]<int... k>(std::integer_sequence<int, k...>) {
+    (body(std::integral_constant<int, k>{}), ...);
+  };
+  each(std::make_integer_sequence<int, kCount>{});
+}
+
 // What a kernel may take for granted about the rows it reads and writes.
 enum class Access {
   whole,  // 16-byte aligned rows of a multiple of kChunk columns
@@ -93,19 +104,11 @@ __device__ __forceinline__ void copy_chunk(T* to, const T* from, std::int64_t co
     if (column + i < cols) to[column + i] = from[column + i];
 }
 
-__device__ __forceinline__ void add_to(Chunk& sum, const Chunk& x) {
-  for (int i = 0; i < kChunk; ++i) sum[i] += x[i];
+__device__ __forceinline__ void multiply(Chunk& product, const Chunk& x) {
+  unrolled<kChunk>([&](auto i) { product[i] *= x[i]; });
 }
-
-// body(0) .. body(kCount - 1) written out, so that arrays indexed by the argument stay in
-// registers: a loop with a large body is not unrolled without being told, and #pragma unroll is not
-// for g++.
-template <int kCount, class Body>
-__device__ __forceinline__ void unrolled(Body&& body) {
-  const auto each = [&]<int... k>(std::integer_sequence<int, k...>) {
-    (body(std::integral_constant<int, k>{}), ...);
-  };
-  each(std::make_integer_sequence<int, kCount>{});
+__device__ __forceinline__ void add_to(Chunk& sum, const Chunk& x) {
+  unrolled<kChunk>([&](auto i) { sum[i] += x[i]; });
 }
 
 // A row-major matrix in device memory. T may be const.

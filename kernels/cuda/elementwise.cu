@@ -41,10 +41,10 @@ template <class T, Access kAccess>
 __global__ __launch_bounds__(256) void dropout_kernel(Rows<T> x, DropoutRows dropout,
                                                       std::int64_t cols, int column_blocks) {
   const TilePlace at(column_blocks);
-  const Chunk factor = dropout_factors(dropout, DropoutStream(dropout, at.row), at.column / kChunk);
+  const Chunk factor = dropout_factors(dropout, at.row, at.column / kChunk);
   if (at.column >= cols) return;  // after the draws, which lanes make together
   Chunk v = load_chunk<kAccess>(x[at.row], at.column, cols);
-  for (int i = 0; i < kChunk; ++i) v[i] *= factor[i];
+  multiply(v, factor);
   store_chunk<kAccess>(x[at.row], at.column, cols, v);
 }
 

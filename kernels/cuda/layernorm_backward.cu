@@ -119,14 +119,11 @@ __global__ __launch_bounds__(kMaxThreads) void backward_kernel(Backward<T> op) {
       sums = row_sum(sums, slots[turn]);
       v = input_gradient(held, {sums.gradient / size, sums.product / size}, op.rstd[r]);
     }
-    Chunk factor;
-    if (op.dropout.active())
-      factor = dropout_factors(op.dropout, DropoutStream(op.dropout, r), chunk);
+    const Chunk factor = dropout_factors(op.dropout, r, chunk);
     if (!here) continue;
     if (op.extra) add_to(v, load_chunk<kAccess>(op.extra[r], column, op.cols));
     store_chunk<kAccess>(op.dsum[r], column, op.cols, v);
-    if (op.dropout.active())
-      for (int i = 0; i < kChunk; ++i) v[i] *= factor[i];
+    multiply(v, factor);
     if (op.dx) store_chunk<kAccess>(op.dx[r], column, op.cols, v);
     add_to(dbias, v);
   }

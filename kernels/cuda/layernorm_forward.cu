@@ -32,13 +32,12 @@ struct Forward {
 // residual + dropout(x + bias), rounded as it is stored.
 template <class T, Access kAccess>
 __device__ __forceinline__ Chunk summed(const Forward<T>& op, std::int64_t r, std::int64_t column,
-                                        const Chunk* factor) {
+                                        const Chunk& factor) {
   Chunk v = load_chunk<kAccess>(op.x[r], column, op.cols);
   if (op.bias) add_to(v, load_chunk<kAccess>(op.bias, column, op.cols));
-  if (factor)
-    for (int i = 0; i < kChunk; ++i) v[i] *= (*factor)[i];
+  multiply(v, factor);
   if (op.residual) add_to(v, load_chunk<kAccess>(op.residual[r], column, op.cols));
-  for (int i = 0; i < kChunk; ++i) v[i] = to_float(from_float<T>(v[i]));
+  unrolled<kChunk>([&](auto i) { v[i] = to_float(from_float<T>(v[i])); });
   return v;
 }
 
@@ -59,11 +58,9 @@ __global__ __launch_bounds__(kMaxThreads) void forward_kernel(Forward<T> op) {
   float total = 0;
   unrolled<kChunks>([&](auto k) {
     const std::int64_t column = column_of(k);
-    Chunk factor;
-    if (op.dropout.active())
-      factor = dropout_factors(op.dropout, DropoutStream(op.dropout, r), column / kChunk);
+    const Chunk factor = dropout_factors(op.dropout, r, column / kChunk);
     if (column >= op.cols) return;
-    s[k] = summed<T, kAccess>(op, r, column, op.dropout.active() ? &factor : nullptr);
+    s[k] = summed<T, kAccess>(op, r, column, factor);
     for (int i = 0; i < kChunk; ++i) total += s[k][i];
     if (op.sum) store_chunk<kAccess>(op.sum[r], column, op.cols, s[k]);
   });

@@ -24,18 +24,12 @@ inline DropoutRows dropout_rows(const Dropout& dropout, const TokenGrid& grid) {
           static_cast<std::uint32_t>(grid.cols)};
 }
 
-// The dropout stream of one activation row.
-struct DropoutStream {
-  std::uint64_t key, sample;
-  std::uint32_t position;
-  __device__ DropoutStream(const DropoutRows& dropout, std::int64_t row)
-      : key(dropout.key),
-        sample(dropout.sample[static_cast<std::uint32_t>(row) / dropout.cols]),
-        position(static_cast<std::uint32_t>(row) % dropout.cols) {}
-  __device__ Philox4 words(std::uint32_t counter) const {
-    return draw(key, sample, position, counter);
-  }
-};
+// The words of one counter of an activation row's stream; the counters of 128 elements are 16.
+__device__ __forceinline__ Philox4 counter_words(const DropoutRows& dropout, std::int64_t row,
+                                                 std::uint32_t counter) {
+  const auto r = static_cast<std::uint32_t>(row);
+  return draw(dropout.key, dropout.sample[r / dropout.cols], r % dropout.cols, counter);
+}
 
 __device__ __forceinline__ std::uint32_t select_word(const Philox4& words, unsigned i) {
   const std::uint32_t low = i & 1 ? words.v[1] : words.v[0];
@@ -43,31 +37,36 @@ __device__ __forceinline__ std::uint32_t select_word(const Philox4& words, unsig
   return i & 2 ? high : low;
 }
 
-// Dropout's factors (0 or keep_scale) for chunk `chunk` of the stream's row. All lanes of the warp
-// call it together, with chunk % 16 == lane % 16.
+// Dropout's factors for chunk `chunk` of an activation row: 0 or keep_scale, 1 where dropout is
+// off. All lanes of the warp call it together, with the same row and chunk % 16 == lane % 16.
 //
 // Sixteen chunks are a group of 128 elements with 16 counters. Word w of counter c holds the draws
 // of elements 32 w + 2 c and 32 w + 2 c + 1. So a chunk, i of its group, needs word i / 4 of the
 // counters 4 (i % 4) + {0..3}: lane i runs counter i once, and four shuffles bring each lane its
 // four words. (Every lane running all four counters it needs would cost 4 Philox calls a chunk,
 // about the time of its memory traffic.)
-__device__ __forceinline__ Chunk dropout_factors(const DropoutRows& dropout,
-                                                 const DropoutStream& stream, std::int64_t chunk) {
-  const unsigned place = static_cast<unsigned>(chunk % 16), wanted = place / 4,
-                 base = place % 4 * 4;
-  const Philox4 own = stream.words(static_cast<std::uint32_t>(chunk));  // group * 16 + place
+__device__ __forceinline__ Chunk dropout_factors(const DropoutRows& dropout, std::int64_t row,
+                                                 std::int64_t chunk) {
   Chunk factors;
-  for (unsigned turn = 0; turn < 4; ++turn) {
-    // The source base + from gives word (from + turn) % 4, which is the wanted one.
+  unrolled<kChunk>([&](auto i) { factors[i] = 1; });
+  if (!dropout.active()) return factors;
+  const unsigned place = static_cast<unsigned>(chunk % 16), wanted = place / 4;
+  const Philox4 own = counter_words(dropout, row, static_cast<std::uint32_t>(chunk));
+  const auto factor_of = [&](std::uint32_t draw) {
+    return draw < dropout.threshold ? 0.0f : dropout.keep_scale;
+  };
+  unrolled<4>([&](auto turn) {
+    // The lane that runs counter `from` of the four gives its word (from + turn) % 4: the wanted.
     const unsigned from = (wanted - turn) % 4;
-    const std::uint32_t pair = __shfl_sync(kFullWarp, select_word(own, (place + turn) % 4),
-                                           static_cast<int>(base + from), 16);
-    for (unsigned i = 0; i < 4; ++i)
-      if (i == from) {
-        factors[2 * i] = (pair & 0xffffu) < dropout.threshold ? 0.0f : dropout.keep_scale;
-        factors[2 * i + 1] = pair >> 16 < dropout.threshold ? 0.0f : dropout.keep_scale;
-      }
-  }
+    const std::uint32_t offer = select_word(own, (place + turn) % 4);
+    const auto lane = static_cast<int>(place % 4 * 4 + from);
+    const std::uint32_t pair = __shfl_sync(kFullWarp, offer, lane, 16);
+    unrolled<4>([&](auto i) {
+      if (i != from) return;
+      factors[2 * i] = factor_of(pair & 0xffffu);
+      factors[2 * i + 1] = factor_of(pair >> 16);
+    });
+  });
   return factors;
 }
 
