@@ -10,9 +10,10 @@ template <class T, Access kAccess>
 struct StoredRows {
   Rows<const T> x;
   std::int64_t cols;
-  __device__ Chunk operator()(std::int64_t r, std::int64_t column) const {
+  __device__ Chunk load(std::int64_t r, std::int64_t column) const {
     return load_chunk<kAccess>(x[r], column, cols);
   }
+  __device__ Chunk finish(std::int64_t, std::int64_t, const Chunk& loaded) const { return loaded; }
 };
 
 }  // namespace

@@ -17,11 +17,14 @@ inline std::size_t column_sum_bytes(std::int64_t rows, std::int64_t cols) {
          sizeof(float);
 }
 
-// source(row, column) gives a Chunk to add, and may store what else it makes; it is called for
-// columns below `cols` only.
+// source.load(row, column) reads what source.finish(row, column, loaded) turns into a Chunk to add;
+// finish may store what else it makes. For columns below `cols` only. A warp reads two rows before
+// it finishes one, and three blocks fit on a multiprocessor, so that enough reads are on their way.
 template <class Source>
-__global__ __launch_bounds__(kWarpSize* kColumnSumWarps) void column_sum_kernel(
-    float* partial, Source source, std::int64_t rows, std::int64_t cols, std::int64_t piece_rows) {
+__global__ __launch_bounds__(kWarpSize* kColumnSumWarps,
+                             3) void column_sum_kernel(float* partial, Source source,
+                                                       std::int64_t rows, std::int64_t cols,
+                                                       std::int64_t piece_rows) {
   auto& warp_sums = shared<float[kColumnSumWarps][kChunk][kWarpSize], struct WarpSums>();
   const int lane = threadIdx.x, warp = threadIdx.y;
   const std::int64_t first = blockIdx.x * kColumnSumWidth, column = first + lane * kChunk;
@@ -29,8 +32,13 @@ __global__ __launch_bounds__(kWarpSize* kColumnSumWarps) void column_sum_kernel(
   const std::int64_t end = begin + piece_rows < rows ? begin + piece_rows : rows;
   Chunk sum{};
   if (column < cols)
-    for (std::int64_t r = begin + warp; r < end; r += kColumnSumWarps)
-      add_to(sum, source(r, column));
+    for (std::int64_t r = begin + warp; r < end; r += 2 * kColumnSumWarps) {
+      const std::int64_t next = r + kColumnSumWarps;
+      const auto loaded = source.load(r, column);
+      const auto loaded_next = source.load(next < end ? next : r, column);
+      add_to(sum, source.finish(r, column, loaded));
+      if (next < end) add_to(sum, source.finish(next, column, loaded_next));
+    }
   for (int i = 0; i < kChunk; ++i) warp_sums[warp][i][lane] = sum[i];
   __syncthreads();
   // Thread (lane, i) adds what the warps have for element i of this lane's chunk.
