@@ -15,23 +15,31 @@ struct Philox4 {
   std::array<std::uint32_t, 4> v;
 };
 
+// One of the ten rounds under its key; the next round's key.
+constexpr void philox_round(Philox4& c, std::uint32_t k0, std::uint32_t k1) {
+  const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c.v[0];
+  const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c.v[2];
+  c.v[0] = static_cast<std::uint32_t>(p1 >> 32) ^ c.v[1] ^ k0;
+  c.v[1] = static_cast<std::uint32_t>(p1);
+  c.v[2] = static_cast<std::uint32_t>(p0 >> 32) ^ c.v[3] ^ k1;
+  c.v[3] = static_cast<std::uint32_t>(p0);
+}
+constexpr void philox_next_key(std::uint32_t& k0, std::uint32_t& k1) {
+  k0 += 0x9E3779B9u;
+  k1 += 0xBB67AE85u;
+}
+constexpr int kPhiloxRounds = 10;
+
 // The raw bijection: counter (c0..c3) under a 64-bit key.
 constexpr Philox4 philox(std::uint64_t key, std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
                          std::uint32_t c3) {
   auto k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0;
-    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c2;
-    const auto hi0 = static_cast<std::uint32_t>(p0 >> 32), lo0 = static_cast<std::uint32_t>(p0);
-    const auto hi1 = static_cast<std::uint32_t>(p1 >> 32), lo1 = static_cast<std::uint32_t>(p1);
-    c0 = hi1 ^ c1 ^ k0;
-    c1 = lo1;
-    c2 = hi0 ^ c3 ^ k1;
-    c3 = lo0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+  Philox4 c{{c0, c1, c2, c3}};
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    philox_round(c, k0, k1);
+    philox_next_key(k0, k1);
   }
-  return {{c0, c1, c2, c3}};
+  return c;
 }
 
 // 64-bit finalizer of SplitMix64 (Steele et al. 2014): decorrelates consecutive keys.
