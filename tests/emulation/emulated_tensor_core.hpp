@@ -114,5 +114,6 @@ void copy_async_wait() {
 }
 
 inline float fast_exp2(float x) { return std::exp2(x); }
+inline unsigned opaque(unsigned x) { return x; }
 
 }  // namespace demist::cuda
