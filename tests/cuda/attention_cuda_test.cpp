@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.hpp"
+#include "kernels/cuda/attention.hpp"
+#include "tests/emulation/device_buffer.hpp"
+#include "tests/emulation/emulator.hpp"
+#include "tests/kernels/attention_oracle.hpp"
+#include "tests/support/tolerance.hpp"
+
+namespace demist::cuda::test {
+namespace {
+
+using demist::test::relative_error;
+
+enum class Path { fused, unfused_bf16, unfused_f32 };
+enum class Keys { all, padded, documents, empty_rows, none };
+
+struct Case {
+  const char* name;
+  std::int64_t rows, cols, heads, head_dim;
+  float dropout;
+  Keys keys;
+};
+
+// Relative Frobenius limits against the oracle, those of the CPU's kernels. bf16: one rounding of
+// the output is 2^-9 / sqrt(3); the backward pass multiplies rounded P and dS and starts from a
+// rounded output. lse stays in fp32, its exponentials are good to 2^-22.
+struct Limits {
+  double forward, lse, backward;
+};
+Limits limits_of(Path path) {
+  if (path == Path::unfused_f32) return {1e-6, 2e-6, 2e-6};
+  return {3.5e-3, 2e-6, 4e-3};
+}
+
+float as_float(float x) { return x; }
+float as_float(bf16 x) { return static_cast<float>(x); }
+
+// Products on the host, in fp32 and in order.
+class HostGemm : public BatchedGemm {
+ public:
+  void multiply(const MatrixBatch<void>& out, const MatrixBatch<const void>& a,
+                const MatrixBatch<const void>& b, Transpose transpose, std::int64_t sequences,
+                std::int64_t heads) override {
+    for (std::int64_t s = 0; s < sequences; ++s)
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const Host left(a, s, h), right(b, s, h);
+        Host result(out, s, h);
+        const std::int64_t inner = transpose == Transpose::a ? a.rows : a.cols;
+        for (std::int64_t r = 0; r < out.rows; ++r)
+          for (std::int64_t c = 0; c < out.cols; ++c) {
+            float sum = 0;
+            for (std::int64_t i = 0; i < inner; ++i)
+              sum += (transpose == Transpose::a ? left.get(i, r) : left.get(r, i)) *
+                     (transpose == Transpose::b ? right.get(c, i) : right.get(i, c));
+            result.set(r, c, sum);
+          }
+        result.write(out, s, h);
+      }
+  }
+
+ private:
+  // A copy of one matrix with what lies between its rows.
+  class Host {
+   public:
+    template <class Void>
+    Host(const MatrixBatch<Void>& batch, std::int64_t s, std::int64_t h)
+        : dtype_(batch.dtype), ld_(batch.ld), bytes_(size_of(batch)) {
+      EXPECT_EQ(
+          cudaMemcpy(bytes_.data(), address(batch, s, h), bytes_.size(), cudaMemcpyDeviceToHost),
+          cudaSuccess);
+    }
+    float get(std::int64_t r, std::int64_t c) const {
+      if (dtype_ == DType::bf16) return as_float(read<bf16>(r * ld_ + c));
+      return read<float>(r * ld_ + c);
+    }
+    void set(std::int64_t r, std::int64_t c, float x) {
+      const bf16 rounded(x);
+      if (dtype_ == DType::bf16)
+        std::memcpy(&bytes_[static_cast<std::size_t>(r * ld_ + c) * 2], &rounded, 2);
+      else
+        std::memcpy(&bytes_[static_cast<std::size_t>(r * ld_ + c) * 4], &x, 4);
+    }
+    void write(const MatrixBatch<void>& batch, std::int64_t s, std::int64_t h) const {
+      EXPECT_EQ(
+          cudaMemcpy(address(batch, s, h), bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice),
+          cudaSuccess);
+    }
+
+   private:
+    template <class T>
+    T read(std::int64_t i) const {
+      T value;
+      std::memcpy(&value, &bytes_[static_cast<std::size_t>(i) * sizeof(T)], sizeof(T));
+      return value;
+    }
+    template <class Void>
+    static std::size_t size_of(const MatrixBatch<Void>& batch) {
+      return static_cast<std::size_t>((batch.rows - 1) * batch.ld + batch.cols) *
+             demist::size_of(batch.dtype);
+    }
+    template <class Void>
+    static Void* address(const MatrixBatch<Void>& batch, std::int64_t s, std::int64_t h) {
+      const std::int64_t elements = s * batch.sequence_stride + h * batch.head_stride;
+      return matrix_view(batch).col_slice(elements, 1).data;
+    }
+    template <class Void>
+    static BasicView<Void> matrix_view(const MatrixBatch<Void>& batch) {
+      return {batch.data, batch.dtype, batch.rows, batch.cols, batch.ld};
+    }
+
+    DType dtype_;
+    std::int64_t ld_;
+    std::vector<std::byte> bytes_;
+  };
+};
+
+// One problem's inputs on the host; values are drawn per token, so that a batch holds its rows.
+template <class S>
+struct Problem {
+  Case shape;
+  std::vector<std::uint64_t> sample;
+  std::vector<std::int32_t> begin, end;
+  std::vector<S> qkv, dout;
+  Attention op;
+
+  explicit Problem(const Case& c, std::uint64_t first_sample = 0) : shape(c) {
+    for (std::int64_t r = 0; r < c.rows; ++r)
+      sample.push_back(first_sample + static_cast<std::uint64_t>(r));
+    for (const std::uint64_t name : sample)
+      for (std::int64_t column = 0; column < c.cols; ++column) add_token(name, column);
+    op.heads = c.heads;
+    op.head_dim = c.head_dim;
+    op.grid = {c.rows, c.cols, sample};
+    op.keys = {begin, end};
+    op.dropout = {c.dropout, stream_key(7, "attention", 3)};
+  }
+  Problem(const Problem&) = delete;
+
+  std::int64_t tokens() const { return shape.rows * shape.cols; }
+  std::int64_t width() const { return shape.heads * shape.head_dim; }
+
+ private:
+  void add_token(std::uint64_t name, std::int64_t column) {
+    std::mt19937_64 generator(name * 100003 + static_cast<std::uint64_t>(column));
+    std::normal_distribution<float> normal;
+    for (std::int64_t i = 0; i < 3 * width(); ++i) qkv.push_back(S(normal(generator)));
+    for (std::int64_t i = 0; i < width(); ++i) dout.push_back(S(normal(generator)));
+    const std::int64_t cols = shape.cols, cut = (cols + static_cast<std::int64_t>(name)) / 3;
+    std::int64_t from = 0, to = cols;
+    if (shape.keys == Keys::padded) to = cols - (static_cast<std::int64_t>(name) * 5 + 3) % cols;
+    if (shape.keys == Keys::documents) (column < cut ? to : from) = cut;
+    if (shape.keys == Keys::empty_rows && column % 3 == 0) from = to = column;
+    if (shape.keys == Keys::none) from = to = 0;
+    begin.push_back(static_cast<std::int32_t>(from));
+    end.push_back(static_cast<std::int32_t>(to));
+  }
+};
+
+template <class S>
+struct Result {
+  std::vector<S> out, dqkv;
+  std::vector<float> lse;
+  bool operator==(const Result& other) const {
+    const auto same = [](const auto& a, const auto& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
+    };
+    return same(out, other.out) && same(dqkv, other.dqkv) && same(lse, other.lse);
+  }
+};
+
+// Forward and backward on the device.
+template <class S>
+Result<S> run(const Problem<S>& problem, Path path) {
+  const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  const std::int64_t n = problem.tokens(), width = problem.width();
+  const DeviceBuffer<std::uint64_t> sample(problem.sample);
+  const DeviceBuffer<std::int32_t> begin(problem.begin), end(problem.end);
+  const DeviceBuffer<S> qkv(problem.qkv), dout(problem.dout), out(size(n * width)),
+      dqkv(size(n * 3 * width));
+  const DeviceBuffer<float> lse(size(n * problem.op.heads));
+  Attention op = problem.op;
+  op.grid.sample = sample.span();
+  op.keys = {begin.span(), end.span()};
+  const AttentionForward forward{matrix(out.data(), n, width), matrix(lse.data(), op.heads, n),
+                                 matrix<const S>(qkv.data(), n, 3 * width)};
+  const AttentionBackward backward{matrix(dqkv.data(), n, 3 * width),
+                                   matrix<const S>(dout.data(), n, width), forward.qkv, forward.out,
+                                   forward.lse};
+  HostGemm gemm;
+  const bool fused = path == Path::fused;
+  const std::size_t bytes = fused
+                                ? fused_attention_workspace(op)
+                                : std::max(unfused_attention_forward_workspace(op, dtype_of<S>()),
+                                           unfused_attention_backward_workspace(op, dtype_of<S>()));
+  const DeviceBuffer<std::byte> memory(bytes);
+  const Workspace workspace{memory.data(), bytes};
+  if (fused) {
+    EXPECT_TRUE(fused_attention_supports(forward.qkv, op));
+    fused_attention_forward(forward, op, nullptr);
+    fused_attention_backward(backward, op, workspace, nullptr);
+  } else {
+    unfused_attention_forward(forward, op, workspace, gemm, nullptr);
+    unfused_attention_backward(backward, op, workspace, gemm, nullptr);
+  }
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  return {out.host(), dqkv.host(), lse.host()};
+}
+
+template <class S>
+std::vector<double> doubles(const std::vector<S>& values) {
+  std::vector<double> result;
+  for (const S x : values) result.push_back(as_float(x));
+  return result;
+}
+
+template <class S>
+void expect_close(const Problem<S>& problem, const Result<S>& result, Path path) {
+  const Limits limits = limits_of(path);
+  const oracle::AttentionOracle expected(problem.op, doubles(problem.qkv));
+  EXPECT_LE(relative_error(doubles(result.out), expected.out), limits.forward);
+  EXPECT_LE(relative_error(doubles(result.lse), expected.lse), limits.lse);
+  EXPECT_LE(relative_error(doubles(result.dqkv), expected.backward(doubles(problem.dout))),
+            limits.backward);
+}
+
+constexpr Case kFusedCases[] = {
+    {"one_token", 2, 1, 2, 64, 0.1f, Keys::all},
+    {"odd", 2, 31, 2, 80, 0.0f, Keys::all},
+    {"padded", 2, 77, 2, 128, 0.1f, Keys::padded},
+    {"documents", 2, 128, 2, 64, 0.1f, Keys::documents},
+    {"whole_tiles", 1, 128, 1, 80, 0.1f, Keys::all},
+    {"documents_of_several_tiles", 1, 300, 1, 80, 0.25f, Keys::documents},
+    {"empty_rows", 2, 31, 2, 64, 0.25f, Keys::empty_rows},
+    {"empty_rows_in_whole_tiles", 1, 128, 1, 128, 0.1f, Keys::empty_rows},
+    {"nothing_to_see", 1, 31, 1, 64, 0.1f, Keys::none},
+    {"long", 1, 512, 1, 64, 0.1f, Keys::all},
+    {"long_documents", 1, 512, 1, 128, 0.0f, Keys::documents},
+};
+constexpr Case kUnfusedCases[] = {
+    {"one_token", 2, 1, 2, 8, 0.0f, Keys::all},
+    {"tiny_head", 1, 9, 1, 3, 0.0f, Keys::padded},
+    {"padded", 2, 77, 2, 80, 0.1f, Keys::padded},
+    {"documents", 1, 300, 1, 16, 0.1f, Keys::documents},
+    {"empty_rows", 2, 31, 2, 16, 0.25f, Keys::empty_rows},
+    {"nothing_to_see", 1, 31, 1, 8, 0.1f, Keys::none},
+};
+
+std::string name_of(const testing::TestParamInfo<Case>& info) { return info.param.name; }
+
+class FusedAttention : public testing::TestWithParam<Case> {};
+TEST_P(FusedAttention, MatchesTheOracle) {
+  const Problem<bf16> problem(GetParam());
+  expect_close(problem, run(problem, Path::fused), Path::fused);
+}
+INSTANTIATE_TEST_SUITE_P(Cuda, FusedAttention, testing::ValuesIn(kFusedCases), name_of);
+
+class UnfusedAttention : public testing::TestWithParam<Case> {};
+TEST_P(UnfusedAttention, MatchesTheOracleInFp32) {
+  const Problem<float> problem(GetParam());
+  expect_close(problem, run(problem, Path::unfused_f32), Path::unfused_f32);
+}
+TEST_P(UnfusedAttention, MatchesTheOracleInBf16) {
+  const Problem<bf16> problem(GetParam());
+  expect_close(problem, run(problem, Path::unfused_bf16), Path::unfused_bf16);
+}
+INSTANTIATE_TEST_SUITE_P(Cuda, UnfusedAttention, testing::ValuesIn(kUnfusedCases), name_of);
+
+class AnyPath : public testing::TestWithParam<Path> {};
+INSTANTIATE_TEST_SUITE_P(Cuda, AnyPath, testing::Values(Path::fused, Path::unfused_bf16));
+
+constexpr Case kDocuments = {"", 2, 77, 2, 64, 0.1f, Keys::documents};
+
+// Both devices round where the other does, so they are closer to each other than twice the limit.
+TEST_P(AnyPath, MatchesTheCpu) {
+  Problem<bf16> problem(kDocuments);
+  const Result<bf16> device = run(problem, GetParam());
+  const auto backend = make_cpu_backend();
+  const std::int64_t n = problem.tokens(), width = problem.width();
+  Result<bf16> host{std::vector<bf16>(problem.dout.size()), std::vector<bf16>(problem.qkv.size()),
+                    std::vector<float>(static_cast<std::size_t>(n * problem.op.heads))};
+  const auto out = matrix(host.out.data(), n, width),
+             qkv = matrix(problem.qkv.data(), n, 3 * width);
+  const auto lse = matrix(host.lse.data(), problem.op.heads, n);
+  backend->attention_forward(out, lse, qkv, problem.op);
+  backend->attention_backward(matrix(host.dqkv.data(), n, 3 * width),
+                              matrix(problem.dout.data(), n, width), qkv, out, lse, problem.op);
+  const Limits limits = limits_of(GetParam());
+  EXPECT_LE(relative_error(doubles(device.out), doubles(host.out)), 2 * limits.forward);
+  EXPECT_LE(relative_error(doubles(device.dqkv), doubles(host.dqkv)), 2 * limits.backward);
+}
+
+// With V the unit vectors, an output row is a row of dropped probabilities: the dropped ones are 0.
+TEST_P(AnyPath, DropsWhatTheCpuDrops) {
+  Problem<bf16> problem({"", 2, 64, 2, 64, 0.3f, Keys::all});
+  problem.op.first_head = 5;
+  for (std::int64_t t = 0; t < problem.tokens(); ++t)
+    for (std::int64_t i = 0; i < problem.width(); ++i)
+      problem.qkv[static_cast<std::size_t>(t * 3 * problem.width() + 2 * problem.width() + i)] =
+          bf16(i % 64 == t % 64 ? 1.0f : 0.0f);
+  const auto out = run(problem, GetParam()).out;
+  for (std::int64_t t = 0; t < problem.tokens(); ++t)
+    for (std::int64_t i = 0; i < problem.width(); ++i) {
+      const auto position = static_cast<std::uint32_t>(t % 64 * Attention::kMaxHeads + 5 + i / 64);
+      const double factor = oracle::dropout_factor(
+          problem.op.dropout, problem.sample[static_cast<std::size_t>(t / 64)], position, i % 64);
+      ASSERT_EQ(as_float(out[static_cast<std::size_t>(t * problem.width() + i)]) == 0, factor == 0)
+          << "token " << t << ", element " << i;
+    }
+}
+
+TEST_P(AnyPath, SameBitsInAnyOrderOfThreads) {
+  const Problem<bf16> problem({"", 1, 200, 1, 80, 0.1f, Keys::documents});
+  const std::uint64_t before = emu::options().seed;
+  emu::options().seed = 0;
+  const Result<bf16> first = run(problem, GetParam());
+  for (const std::uint64_t seed : {0u, 1u, 2u}) {
+    emu::options().seed = seed;
+    EXPECT_TRUE(run(problem, GetParam()) == first) << "seed " << seed;
+  }
+  emu::options().seed = before;
+}
+
+TEST_P(AnyPath, SameBitsAloneAndInABatch) {
+  const Problem<bf16> batch(kDocuments);
+  const Result<bf16> all = run(batch, GetParam());
+  Case single = kDocuments;
+  single.rows = 1;
+  for (std::uint64_t r = 0; r < 2; ++r) {
+    const Problem<bf16> alone(single, r);
+    const Result<bf16> one = run(alone, GetParam());
+    EXPECT_EQ(std::memcmp(one.out.data(), &all.out[r * one.out.size()], one.out.size() * 2), 0);
+    EXPECT_EQ(std::memcmp(one.dqkv.data(), &all.dqkv[r * one.dqkv.size()], one.dqkv.size() * 2), 0);
+  }
+}
+
+// Tensor parallelism gives a rank some of the heads; `first_head` names their dropout rows.
+TEST_P(AnyPath, SameBitsWhenHeadsAreSplit) {
+  const Problem<bf16> whole(kDocuments);
+  const Result<bf16> all = run(whole, GetParam());
+  Case half = kDocuments;
+  half.heads = 1;
+  const std::int64_t width = 64;
+  for (std::int64_t head = 0; head < 2; ++head) {
+    Problem<bf16> own(half);
+    own.op.first_head = head;
+    const auto pick = [&](std::vector<bf16>& to, const std::vector<bf16>& from,
+                          std::int64_t parts) {
+      for (std::int64_t i = 0; i < own.tokens() * parts; ++i)
+        std::copy_n(&from[static_cast<std::size_t>((i * 2 + head) * width)], width,
+                    &to[static_cast<std::size_t>(i * width)]);
+    };
+    pick(own.qkv, whole.qkv, 3);
+    pick(own.dout, whole.dout, 1);
+    Result<bf16> expected = run(own, GetParam());
+    const Result<bf16> one = expected;
+    pick(expected.out, all.out, 1);
+    pick(expected.dqkv, all.dqkv, 3);
+    EXPECT_TRUE(one == expected) << "head " << head;
+  }
+}
+
+TEST_P(AnyPath, RowsWithoutKeysGiveZeros) {
+  const Problem<bf16> problem({"", 1, 128, 1, 64, 0.1f, Keys::empty_rows});
+  const Result<bf16> result = run(problem, GetParam());
+  for (std::size_t t = 0; t < 128; t += 3) {
+    EXPECT_EQ(result.lse[t], 0.0f);
+    for (std::size_t i = 0; i < 64; ++i) {
+      EXPECT_EQ(as_float(result.out[t * 64 + i]), 0.0f);
+      EXPECT_EQ(as_float(result.dqkv[t * 192 + i]), 0.0f);
+    }
+  }
+}
+
+TEST_P(AnyPath, NotANumberStaysVisible) {
+  Problem<bf16> problem(kDocuments);
+  problem.qkv[0] = bf16(std::numeric_limits<float>::quiet_NaN());
+  const Result<bf16> result = run(problem, GetParam());
+  EXPECT_TRUE(std::isnan(as_float(result.out[0])));
+  EXPECT_TRUE(std::isnan(as_float(result.dqkv[0])));
+}
+
+TEST_P(AnyPath, LargeScoresDoNotOverflow) {
+  Problem<bf16> problem({"", 1, 40, 1, 64, 0.0f, Keys::all});
+  for (bf16& x : problem.qkv) x = bf16(as_float(x) * 50.0f);
+  const oracle::AttentionOracle expected(problem.op, doubles(problem.qkv));
+  EXPECT_LE(relative_error(doubles(run(problem, GetParam()).out), expected.out), 4e-3);
+}
+
+TEST(FusedAttentionLimits, AsksForTheRightShapes) {
+  const Problem<bf16> problem(kDocuments);
+  Attention op = problem.op;
+  const auto qkv = matrix(problem.qkv.data(), problem.tokens(), 3 * problem.width());
+  EXPECT_TRUE(fused_attention_supports(qkv, op));
+  EXPECT_FALSE(fused_attention_supports(qkv.col_slice(1, 8), op));
+  op.head_dim = 96;
+  EXPECT_FALSE(fused_attention_supports(qkv, op));
+  EXPECT_THROW(fused_attention_forward({{}, {}, qkv}, op, nullptr), InternalError);
+  op.head_dim = 64;
+  EXPECT_THROW(fused_attention_backward({{}, {}, qkv, {}, {}}, op, {}, nullptr), InternalError);
+}
+
+}  // namespace
+}  // namespace demist::cuda::test
