@@ -130,6 +130,9 @@ class ForwardWarp {
 // cost 60 us of memory and 52 us of tensor cores; mma.sync reaches about 60 % of the latter
 // (the rest needs wgmma): 87 us. exp2 (16 a clock and SM) adds 54 us of another unit, dropout's
 // integer work about as much again, both beside the products of the other warps.
+// Registers a thread (sm_80, sm_90; nothing spills), with dropout: head_dim 64 204, 215,
+// 80 216, 218, 128 250, 255; shared memory 36, 44, 68 KiB a block.
+// Two blocks, 8 warps, a multiprocessor, which 255 registers and 68 KiB allow on both.
 template <int kDim, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_forward_kernel(HeadProblem problem, ForwardOperands operands) {

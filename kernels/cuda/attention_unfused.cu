@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(kThreads)
     lse[blockIdx.y * lse_ld + problem.first_token() + row.query] =
         empty ? 0.0f : top * problem.scale + logf(sum);
   const float inverse = 1.0f / sum;
+  __syncwarp();  // p may be the scores, which other lanes have read up to here
   for_each_key(problem, row.query, [&](int key, float factor) {
     const bool seen = key >= row.begin && key < row.end;
     assign(p[key], seen && factor > 0.0f

@@ -11,9 +11,11 @@
 #include "kernels/backend.hpp"
 #include "kernels/cuda/attention.hpp"
 #include "tests/emulation/device_buffer.hpp"
-#include "tests/emulation/emulator.hpp"
 #include "tests/kernels/attention_oracle.hpp"
 #include "tests/support/tolerance.hpp"
+#ifdef DEMIST_EMULATED
+#include "tests/emulation/emulator.hpp"
+#endif
 
 namespace demist::cuda::test {
 namespace {
@@ -317,16 +319,21 @@ TEST_P(AnyPath, DropsWhatTheCpuDrops) {
     }
 }
 
+// A device orders its threads as it likes; the emulated one is told how.
+void order_threads([[maybe_unused]] std::uint64_t seed) {
+#ifdef DEMIST_EMULATED
+  emu::options().seed = seed;
+#endif
+}
+
 TEST_P(AnyPath, SameBitsInAnyOrderOfThreads) {
   const Problem<bf16> problem({"", 1, 200, 1, 80, 0.1f, Keys::documents});
-  const std::uint64_t before = emu::options().seed;
-  emu::options().seed = 0;
+  order_threads(0);
   const Result<bf16> first = run(problem, GetParam());
-  for (const std::uint64_t seed : {0u, 1u, 2u}) {
-    emu::options().seed = seed;
-    EXPECT_TRUE(run(problem, GetParam()) == first) << "seed " << seed;
+  for (const std::uint64_t seed : {1u, 2u}) {
+    order_threads(seed);
+    EXPECT_TRUE(run(problem, GetParam()) == first) << "order " << seed;
   }
-  emu::options().seed = before;
 }
 
 TEST_P(AnyPath, SameBitsAloneAndInABatch) {
