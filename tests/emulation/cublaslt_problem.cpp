@@ -51,8 +51,14 @@ std::string Problem::objection() const {
   if (description.compute != CUBLAS_COMPUTE_32F || description.scale != CUDA_R_32F)
     return "only CUBLAS_COMPUTE_32F with CUDA_R_32F scales is imitated";
   if (d.batch > 1) {
-    const std::size_t matrix = d.index(d.rows - 1, d.cols - 1) + 1;
-    if (static_cast<std::size_t>(d.batch_stride) < matrix) return "batches of D overlap";
+    // One after the other, or side by side within the lines of one larger matrix.
+    const auto stride = static_cast<std::uint64_t>(d.batch_stride);
+    const std::uint64_t line = d.by_columns() ? d.rows : d.cols;
+    const bool apart = stride >= d.index(d.rows - 1, d.cols - 1) + 1;
+    const bool interleaved =
+        stride >= line &&
+        stride * static_cast<std::uint64_t>(d.batch - 1) + line <= static_cast<std::uint64_t>(d.ld);
+    if (!apart && !interleaved) return "batches of D overlap";
   }
   if (description.epilogue != CUBLASLT_EPILOGUE_DEFAULT && !has_bias())
     return "of the epilogues only DEFAULT and BIAS are imitated";

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 
+#include "tests/emulation/device_pages.hpp"
+#include "tests/emulation/sanitizers.hpp"
 #include "tests/emulation/streams.hpp"
 
 namespace demist::emu {
@@ -57,9 +59,17 @@ cudaError_t allocate(void** p, std::size_t bytes, Place place) {
   *p = nullptr;
   if (bytes == 0) return cudaSuccess;
   if (place == Place::device && bytes > kDeviceBytes - used) return cudaErrorMemoryAllocation;
-  // Not a byte more than asked for: AddressSanitizer sees an access past the end.
-  if (posix_memalign(p, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
+  // AddressSanitizer sees an access past the end of a block of the heap, so there blocks have not a
+  // byte more than asked for. Else device memory is closed to the host.
+  const bool paged = place == Place::device && !asan_is_on();
+  if (paged)
+    *p = allocate_pages(bytes);
+  else if (posix_memalign(p, kAlignment, bytes) != 0)
+    *p = nullptr;
+  if (*p == nullptr) return cudaErrorMemoryAllocation;
+  if (paged) open_pages(*p, bytes);
   std::memset(*p, 0xff, bytes);
+  if (paged) close_pages(*p, bytes);
   allocations()[static_cast<const char*>(*p)] = {bytes, place, true};
   if (place == Place::device) used += bytes;
   return cudaSuccess;
@@ -71,9 +81,16 @@ cudaError_t release_memory(void* p, Place place) {
   if (entry == allocations().end() || entry->second.place != place || !entry->second.ours)
     return complain(cudaErrorInvalidValue, "freeing memory that is not allocated, or not there");
   if (place == Place::device) used -= entry->second.bytes;
-  std::memset(p, 0xff, entry->second.bytes);  // whoever still reads it gets NaN
+  const bool paged = place == Place::device && !asan_is_on();
+  const std::size_t bytes = entry->second.bytes;
+  if (paged) open_pages(p, bytes);
+  std::memset(p, 0xff, bytes);  // whoever still reads it gets NaN
   allocations().erase(entry);
-  std::free(p);
+  if (paged) close_pages(p, bytes);
+  if (paged)
+    release_pages(p, bytes);
+  else
+    std::free(p);
   return cudaSuccess;
 }
 

@@ -22,6 +22,8 @@ void AnnotateIgnoreWritesEnd(const char*, int) __attribute__((weak));
 
 namespace demist::emu {
 
+inline bool asan_is_on() { return __asan_unpoison_memory_region != nullptr; }
+
 // Everything before release() happens before what follows acquire() of the same token.
 inline void acquire(void* token) {
   if (__tsan_acquire != nullptr) __tsan_acquire(token);

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "tests/emulation/device_pages.hpp"
 #include "tests/emulation/emulator.hpp"
 
 struct CUstream_st {
@@ -152,11 +153,14 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
 }
 
 void run_some(Lock&) {
+  const DeviceAccess access;
   for (auto left = device().random() % 4; left > 0; --left)
     if (step_any() != Step::ran) return;
 }
 
 cudaError_t run_until(Lock& lock, const std::function<bool()>& finished, cudaStream_t wanted) {
+  if (finished()) return device().fault.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+  const DeviceAccess access;  // changing pages is slow: once for all that is waited for
   auto last_progress = Clock::now();
   while (device().fault.empty() && !finished()) {
     const Step result = step_any(wanted);
