@@ -89,8 +89,8 @@ void atomic_write(const fs::path& path, std::string_view content) {
     if (file.get() < 0 || done < content.size() || ::fsync(file.get()) != 0) {
       const std::string why = reason();
       ::unlink(temporary.c_str());
-      throw EnvironmentError(path.string() + ": cannot write " + format_bytes(content.size()) + ": " +
-                             why);
+      throw EnvironmentError(path.string() + ": cannot write " + format_bytes(content.size()) +
+                             ": " + why);
     }
   }
   durable_rename(temporary, path);

@@ -170,10 +170,9 @@ File File::create_in_memory(const std::filesystem::path& path) {
   const Library library;
   auto image = std::make_unique<Image>();
   const Properties access = file_access();
-  H5FD_file_image_callbacks_t callbacks{ImageMemory::allocate, ImageMemory::copy,
-                                        ImageMemory::resize,   ImageMemory::release,
-                                        ImageMemory::share,    ImageMemory::unshare,
-                                        image.get()};
+  H5FD_file_image_callbacks_t callbacks{
+      ImageMemory::allocate, ImageMemory::copy,    ImageMemory::resize, ImageMemory::release,
+      ImageMemory::share,    ImageMemory::unshare, image.get()};
   constexpr std::size_t increment = 1;  // byte: the memory is as long as the file
   H5Pset_fapl_core(access.get(), increment, /*backing_store=*/0);
   H5Pset_file_image_callbacks(access.get(), &callbacks);

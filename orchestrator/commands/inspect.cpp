@@ -84,14 +84,14 @@ int inspect(const Arguments& arguments, const mpi::Comm&) {
   if (!fs::exists(path)) throw ConfigError(path.string() + " does not exist");
   if (path.filename() == "corpus.json") path = fs::absolute(path).parent_path();
   const bool of_checkpoint = options.has("hash") || options.has("tensors") || options.has("verify");
-  const bool is_file = !fs::is_directory(path);
+  const bool other_file = !fs::is_directory(path) && !is_in_checkpoint(path);
+  const bool is_corpus =
+      fs::exists(path / "corpus.json") && !options.has("hash") && !options.has("tensors");
   if (is_run_folder(path) && !of_checkpoint)
     std::printf("%s", describe_run(path).c_str());
-  else if (fs::exists(path / "corpus.json") && !options.has("hash") && !options.has("tensors"))
+  else if (is_corpus || (other_file && is_hdf5(path)))
     show_tokens(path, options);
-  else if (is_file && !is_in_checkpoint(path) && is_hdf5(path))
-    show_tokens(path, options);
-  else if (is_file && !is_in_checkpoint(path))
+  else if (other_file)
     show_tokenizer(path);
   else
     show_checkpoint(path, options);

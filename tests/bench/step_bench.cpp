@@ -71,10 +71,9 @@ class BenchSource final : public data::Source {
 using Options = std::map<std::string, std::string>;
 
 Options parse(int argc, char** argv) {
-  Options options{{"layers", "6"}, {"d", "384"},   {"heads", "6"},    {"vocab", "8192"},
-                  {"batch", "32"}, {"seq", "128"}, {"steps", "8"},    {"threads", "2"},
-                  {"fp32", "0"},   {"fast", "0"},  {"dropout", "0.1"},
-                  {"micro-batches", "1"}};
+  Options options{{"layers", "6"}, {"d", "384"},   {"heads", "6"},     {"vocab", "8192"},
+                  {"batch", "32"}, {"seq", "128"}, {"steps", "8"},     {"threads", "2"},
+                  {"fp32", "0"},   {"fast", "0"},  {"dropout", "0.1"}, {"micro-batches", "1"}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = std::string(argv[i]).substr(2);
     if (!options.contains(name)) throw ConfigError("step_bench: unknown option --" + name);
@@ -104,11 +103,10 @@ int run(int argc, char** argv) {
   const mpi::Session session(&argc, &argv);
   use_threads(std::stoi(o.at("threads")), 0, 1);
   const TrainerConfig config = config_from(o);
-  const auto source = std::make_shared<BenchSource>(config.model.vocab,
-                                                    std::stoi(o.at("micro-batches")),
-                                                    std::stoll(o.at("batch")),
-                                                    std::stoll(o.at("seq")));
-  Trainer trainer(session.world(), config, source, make_cpu_backend());
+  const auto source =
+      std::make_shared<BenchSource>(config.model.vocab, std::stoi(o.at("micro-batches")),
+                                    std::stoll(o.at("batch")), std::stoll(o.at("seq")));
+  Trainer trainer(session.world(), config, source, make_cpu_device());
   trainer.initialize();
   const int warm = 3, steps = std::stoi(o.at("steps")) + warm;
   std::vector<double> seconds;

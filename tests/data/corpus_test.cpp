@@ -12,6 +12,7 @@
 
 #include "core/h5.hpp"
 #include "data/describe.hpp"
+#include "data/manifest.hpp"
 #include "tests/data/text_fixture.hpp"
 
 namespace demist::data {
@@ -204,6 +205,8 @@ TEST_F(CorpusTest, DamageIsFoundAndNamed) {
     EXPECT_NE(verified().find("corpus.json"), std::string::npos);
   }
   fs::remove(manifest);
+  EXPECT_NE(verified().find("holds no corpus"), std::string::npos);
+  fs::create_directory(build_.output / kStateFolder);  // what a build under way has
   EXPECT_NE(verified().find("not a finished corpus"), std::string::npos);
 }
 
