@@ -228,12 +228,18 @@ class Converter {
   fs::path run_;
 };
 
+DeviceKind device_of(recipe::Parallel::Device device) {
+  if (device == recipe::Parallel::CPU) return DeviceKind::cpu;
+  return device == recipe::Parallel::CUDA ? DeviceKind::cuda : DeviceKind::automatic;
+}
+
 void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.compute = recipe.precision() == recipe::FP32 ? DType::f32 : DType::bf16;
   config.reduction = recipe.reduction() == recipe::FAST ? Reduction::fast : Reduction::exact;
   config.ranks = recipe.parallel().ranks();
   config.tensor_parallel = recipe.parallel().tensor();
   config.threads = recipe.parallel().threads();
+  config.device = device_of(recipe.parallel().device());
   config.peak_gflops = recipe.parallel().peak_gflops();
   config.checkpoint_every = recipe.checkpoint().every_steps();
   config.keep_last = recipe.checkpoint().keep_last();

@@ -15,6 +15,7 @@
 #include "data/source.hpp"
 #include "data/tokenizer.hpp"
 #include "worker/config.hpp"
+#include "worker/device.hpp"
 #include "worker/evaluate/baseline.hpp"
 #include "worker/generate/sampler.hpp"
 
@@ -99,8 +100,9 @@ struct RunConfig {
   DType compute = DType::bf16;
   Reduction reduction = Reduction::exact;
   int ranks = 1, tensor_parallel = 1, threads = 0;  // threads 0: cores / ranks
-  double peak_gflops = 0;                           // 0: measured
-  std::int64_t checkpoint_every = 0;                // 0: at the end only
+  DeviceKind device = DeviceKind::automatic;
+  double peak_gflops = 0;             // 0: measured on CPUs, else unknown
+  std::int64_t checkpoint_every = 0;  // 0: at the end only
   int keep_last = 2;
   std::vector<StageConfig> stages;
   std::string resolved;  // the whole recipe as text, defaults and overrides filled in

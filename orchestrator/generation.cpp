@@ -31,14 +31,15 @@ fs::path find_tokenizer(const fs::path& checkpoint, const fs::path& given) {
   throw ConfigError("found no tokenizer.model in " + tried + "; name it with --tokenizer");
 }
 
-Generator::Generator(const fs::path& model, const fs::path& tokenizer, DType compute)
-    : Generator(checkpoint::open_any(model), tokenizer, compute) {}
+Generator::Generator(const fs::path& model, const fs::path& tokenizer, DType compute,
+                     std::unique_ptr<Backend> backend)
+    : Generator(checkpoint::open_any(model), tokenizer, compute, std::move(backend)) {}
 
 Generator::Generator(const checkpoint::Checkpoint& checkpoint, const fs::path& tokenizer,
-                     DType compute)
+                     DType compute, std::unique_ptr<Backend> backend)
     : checkpoint_(checkpoint.directory()),
       tokenizer_(find_tokenizer(checkpoint_, tokenizer)),
-      model_(checkpoint, compute, make_cpu_backend()) {
+      model_(checkpoint, compute, std::move(backend)) {
   if (checkpoint.meta().tokenizer_hash != tokenizer_.hash())
     throw CheckpointError(checkpoint_.string() +
                           " was trained with another tokenizer; name the right one with "

@@ -23,7 +23,7 @@ class Generator {
   // model: a checkpoint or a folder of checkpoints. Throws CheckpointError when the tokenizer is
   // not the one that the model was trained with.
   Generator(const std::filesystem::path& model, const std::filesystem::path& tokenizer,
-            DType compute);
+            DType compute, std::unique_ptr<Backend> backend);
 
   const data::Tokenizer& tokenizer() const { return tokenizer_; }
   const std::filesystem::path& checkpoint() const { return checkpoint_; }
@@ -36,7 +36,7 @@ class Generator {
 
  private:
   Generator(const checkpoint::Checkpoint& checkpoint, const std::filesystem::path& tokenizer,
-            DType compute);
+            DType compute, std::unique_ptr<Backend> backend);
   std::filesystem::path checkpoint_;
   data::Tokenizer tokenizer_;
   InferenceModel model_;

@@ -112,8 +112,10 @@ Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfi
   const TaskConfig& config = run.task(work.task);
   std::optional<Generator> generator;
   data::Task task;
+  std::unique_ptr<Backend> backend = make_device(run.device, world).backend;
   mpi::together(world, "open model and task of stage " + stage.name, [&] {
-    generator.emplace(run.stage(work.start_from).checkpoints(), run.tokenizer.model, run.compute);
+    generator.emplace(run.stage(work.start_from).checkpoints(), run.tokenizer.model, run.compute,
+                      std::move(backend));
     task = data::read_task(config.file, config.test_split, generator->tokenizer(),
                            config.max_length, work.limit);
     if (task.examples.empty())

@@ -232,7 +232,7 @@ class StepLoop {
   StageState& state_;
   StopSignals signals_{StopSignals::Second::ends_process};
   ControlChannel channel_;
-  bool peak_is_known_ = run_.peak_gflops > 0;
+  bool peak_is_known_ = run_.peak_gflops > 0 || !trainer_.backend().on_host();
   bool held_ = false;  // after a non-finite step nothing is carried out until Stop
   std::optional<Coordinator> coordinator_;  // rank 0
   std::optional<Reporter> reporter_;        // rank 0
@@ -245,8 +245,11 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
   StageData data;
   mpi::together(world, "open data of stage " + stage.name,
                 [&] { data = open_stage_data(run, std::get<TrainingStage>(stage.work)); });
-  Trainer trainer(world, trainer_config(run, stage, data), data.train, make_cpu_backend(),
-                  data.held_out.get());
+  Trainer trainer(world, trainer_config(run, stage, data), data.train,
+                  make_device(run.device, world), data.held_out.get());
+  if (world.rank() == 0)
+    log::info("stage " + stage.name + ": " + std::to_string(world.size()) +
+              (world.size() == 1 ? " rank on " : " ranks on ") + trainer.backend().name());
   load_state(world, run, stage, trainer);
   const Stop stop = StepLoop(world, run, stage, trainer, data, progress, state).run();
   switch (stop.reason) {

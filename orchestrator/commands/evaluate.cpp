@@ -51,7 +51,8 @@ int evaluate(const Arguments& arguments, const mpi::Comm& world) {
   if (options.get("length", "oracle") != "oracle")
     work.fixed_length = options.integer("length", 1, 1);
   Generator generator(find_model(options.positionals().front()), options.get("tokenizer", ""),
-                      compute_option(options));
+                      compute_option(options),
+                      make_device(DeviceKind::automatic, mpi::Comm()).backend);
   const std::string split = options.get("split", "test");
   const data::Task task =
       data::read_task(task_file(options), split, generator.tokenizer(),

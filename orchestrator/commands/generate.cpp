@@ -13,6 +13,7 @@
 #include "orchestrator/commands/decoding_options.hpp"
 #include "orchestrator/generation.hpp"
 #include "orchestrator/run_folder.hpp"
+#include "worker/device.hpp"
 
 namespace demist::cli {
 namespace {
@@ -120,7 +121,8 @@ int generate(const Arguments& arguments, const mpi::Comm&) {
   const generate::SamplerOptions sampler = sampler_options(options);
   const auto length = options.integer("length", 32, 1);
   Generator generator(find_model(options.positionals().front()), options.get("tokenizer", ""),
-                      compute_option(options));
+                      compute_option(options),
+                      make_device(DeviceKind::automatic, mpi::Comm()).backend);
   const generate::StepObserver observe =
       options.has("show-steps") ? step_observer(generator.tokenizer()) : generate::StepObserver{};
   // Someone who types, or watches the steps, wants each answer at once.
