@@ -26,7 +26,8 @@ class Backend {
   virtual std::string name() const = 0;  // "cpu avx512", ...
 
   virtual Memory& memory() = 0;
-  bool on_host() { return &memory() == &Memory::host(); }
+  // Whether memory() is the host's, so that nothing need be copied to read it.
+  virtual bool on_host() const { return false; }
   // Bytes from host memory to the backend's; `from` may be reused at once.
   virtual void upload(void* to, const void* from, std::size_t bytes) = 0;
   // The other way; returns when the bytes are there.

@@ -203,7 +203,8 @@ void Backend::dropout(TensorView x, const Dropout& dropout, const TokenGrid& gri
 namespace {
 
 // What forward and backward have in common; returns heads * head_dim.
-std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, const Attention& op) {
+std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, const Attention& op,
+                             bool on_host) {
   check.that(op.heads > 0 && op.head_dim > 0 && op.first_head >= 0 &&
                  op.first_head + op.heads <= Attention::kMaxHeads,
              "impossible heads or head_dim");
@@ -212,7 +213,7 @@ std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, con
   check.grid(op.grid, n);
   check.vector(op.keys.begin, n, "keys.begin");
   check.vector(op.keys.end, n, "keys.end");
-  for (std::size_t t = 0; t < op.keys.begin.size(); ++t)
+  for (std::size_t t = 0; on_host && t < op.keys.begin.size(); ++t)
     check.that(op.keys.begin[t] >= 0 && op.keys.begin[t] <= op.keys.end[t] &&
                    op.keys.end[t] <= op.grid.cols,
                "a key range leaves its sequence");
@@ -225,7 +226,7 @@ std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, con
 void Backend::attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
                                 const Attention& op) {
   const Check check("attention_forward");
-  const std::int64_t width = check_attention(check, qkv, op);
+  const std::int64_t width = check_attention(check, qkv, op, on_host());
   check.matrix(out, qkv.rows, width, qkv.dtype, "out");
   check.matrix(lse, op.heads, qkv.rows, kFloat, "lse");
   do_attention_forward(out, lse, qkv, op);
@@ -234,7 +235,7 @@ void Backend::attention_forward(TensorView out, TensorView lse, ConstTensorView 
 void Backend::attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
                                  ConstTensorView out, ConstTensorView lse, const Attention& op) {
   const Check check("attention_backward");
-  const std::int64_t width = check_attention(check, qkv, op);
+  const std::int64_t width = check_attention(check, qkv, op, on_host());
   check.matrix(dqkv, qkv.rows, 3 * width, qkv.dtype, "dqkv");
   check.matrix(dout, qkv.rows, width, qkv.dtype, "dout");
   check.matrix(out, qkv.rows, width, qkv.dtype, "out");

@@ -72,13 +72,12 @@ double model_flops(const ModelConfig& c, const data::MicroBatch& batch) {
 
 struct Trainer::Impl {
   Impl(const mpi::Comm& comm, const TrainerConfig& trainer_config,
-       std::shared_ptr<const data::Source> steps, std::unique_ptr<Backend> device,
-       const data::Source* held_out)
+       std::shared_ptr<const data::Source> steps, Device device, const data::Source* held_out)
       : world(comm),
         config(trainer_config),
         source(std::move(steps)),
-        backend(std::move(device)),
-        groups(make_parallel_groups(comm, config.tensor_parallel)),
+        backend(std::move(device.backend)),
+        groups(make_parallel_groups(comm, config.tensor_parallel, device.communicator_over)),
         table(config.model, groups.layout.tensor_size, groups.layout.tensor_rank),
         optimizer(config.model, table, *backend, groups, config.compute, config.optimizer),
         model(config.model, table, *backend, *groups.tensor, config.compute,
@@ -122,13 +121,14 @@ struct Trainer::Impl {
 };
 
 Trainer::Trainer(const mpi::Comm& world, const TrainerConfig& config,
-                 std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend,
+                 std::shared_ptr<const data::Source> source, Device device,
                  const data::Source* held_out)
-    : impl_(
-          std::make_unique<Impl>(world, config, std::move(source), std::move(backend), held_out)) {}
+    : impl_(std::make_unique<Impl>(world, config, std::move(source), std::move(device), held_out)) {
+}
 Trainer::~Trainer() = default;
 
 std::int64_t Trainer::step() const { return impl_->step; }
+const Backend& Trainer::backend() const { return *impl_->backend; }
 
 void Trainer::initialize() {
   impl_->optimizer.initialize(impl_->config.seed);

@@ -11,9 +11,9 @@
 
 #include "core/mpi.hpp"
 #include "data/source.hpp"
-#include "kernels/backend.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/config.hpp"
+#include "worker/device.hpp"
 
 namespace demist {
 
@@ -55,7 +55,7 @@ class Trainer {
   // Collective over world. Plans and allocates everything, also for held_out_loss(*held_out).
   // Sources are shared and read-only; held_out may be null.
   Trainer(const mpi::Comm& world, const TrainerConfig& config,
-          std::shared_ptr<const data::Source> source, std::unique_ptr<Backend> backend,
+          std::shared_ptr<const data::Source> source, Device device,
           const data::Source* held_out = nullptr);
   ~Trainer();
 
@@ -65,6 +65,7 @@ class Trainer {
   void resume(const checkpoint::Checkpoint& checkpoint);
 
   std::int64_t step() const;  // finished steps
+  const Backend& backend() const;
   // Announces a coming step's plan, so that its micro-batches are prepared ahead. In order.
   void announce(const StepPlan& plan);
   // Runs the oldest announced step. Collective. A non-finite step leaves all state as it was and

@@ -18,6 +18,7 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(const IsaKernels& kernels) : isa_(kernels) {}
   std::string name() const override { return std::string("cpu ") + isa_.name; }
   Memory& memory() override { return Memory::host(); }
+  bool on_host() const override { return true; }
   void upload(void* to, const void* from, std::size_t bytes) override { copy(to, from, bytes); }
   void download(void* to, const void* from, std::size_t bytes) override { copy(to, from, bytes); }
   void copy(void* to, const void* from, std::size_t bytes) override;

@@ -26,7 +26,7 @@ TEST(ParallelGroups, FormATensorByDataGrid) {
   const mpi::Comm& world = test::world();
   for (int tensor_size = 1; tensor_size <= world.size(); ++tensor_size) {
     if (world.size() % tensor_size != 0) continue;
-    const ParallelGroups groups = make_parallel_groups(world, tensor_size);
+    const ParallelGroups groups = make_parallel_groups(world, tensor_size, make_host_communicator);
     const ParallelLayout& at = groups.layout;
     EXPECT_EQ(at.data_rank * at.tensor_size + at.tensor_rank, world.rank());
     EXPECT_EQ(groups.tensor->size(), tensor_size);
@@ -45,8 +45,10 @@ TEST(ParallelGroups, FormATensorByDataGrid) {
 }
 
 TEST(ParallelGroups, RefuseASizeThatDoesNotDivide) {
-  EXPECT_THROW(make_parallel_groups(test::world(), test::world().size() + 1), ConfigError);
-  EXPECT_THROW(make_parallel_groups(test::world(), 0), ConfigError);
+  EXPECT_THROW(
+      make_parallel_groups(test::world(), test::world().size() + 1, make_host_communicator),
+      ConfigError);
+  EXPECT_THROW(make_parallel_groups(test::world(), 0, make_host_communicator), ConfigError);
 }
 
 }  // namespace

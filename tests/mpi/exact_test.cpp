@@ -51,7 +51,7 @@ class TinyRun {
   TinyRun(const mpi::Comm& comm, const Case& c)
       : comm_(comm),
         trainer_(comm, tiny(c), std::make_shared<test::RandomSource>(83, kMicroBatches, c.rdm),
-                 make_cpu_backend()) {
+                 make_cpu_device()) {
     trainer_.initialize();
   }
   Trainer& trainer() { return trainer_; }
@@ -126,7 +126,7 @@ TEST(ExactWide, ThreadsDoNotMatterForAWideModel) {
     std::vector<std::string> hashes;
     for (const int threads : {1, 2, 3}) {
       use_threads(threads, 0, 4);
-      Trainer trainer(test::self(), config, source, make_cpu_backend());
+      Trainer trainer(test::self(), config, source, make_cpu_device());
       trainer.initialize();
       for (std::int64_t s = 0; s < 2; ++s) {
         trainer.announce({s, {0}});

@@ -34,7 +34,7 @@ struct Curve {
 
 Curve train(const mpi::Comm& comm, int tensor_size, NormPlacement norm) {
   const auto source = std::make_shared<test::RandomSource>(83, 2, true);
-  Trainer trainer(comm, config_for(tensor_size, norm), source, make_cpu_backend());
+  Trainer trainer(comm, config_for(tensor_size, norm), source, make_cpu_device());
   trainer.initialize();
   const int groups = comm.size() / tensor_size;
   Curve curve;

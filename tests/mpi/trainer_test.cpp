@@ -49,7 +49,7 @@ TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
   const auto source = std::make_shared<test::RandomSource>(61, 2, false);
   source->amplify(3, 1e12f);
   const auto run = [&](const mpi::Comm& comm) {
-    Trainer trainer(comm, tiny(), source, make_cpu_backend());
+    Trainer trainer(comm, tiny(), source, make_cpu_device());
     trainer.initialize();
     std::int32_t rescaled = 0;
     for (int s = 0; s < 6; ++s) {
@@ -72,7 +72,7 @@ TEST(Trainer, NonFiniteStepLeavesTheStateAlone) {
   for (const Reduction reduction : {Reduction::exact, Reduction::fast}) {
     TrainerConfig config = tiny();
     config.reduction = reduction;
-    Trainer trainer(test::world(), config, source, make_cpu_backend());
+    Trainer trainer(test::world(), config, source, make_cpu_device());
     trainer.initialize();
     one_step(trainer, test::world().size());
     one_step(trainer, test::world().size());
@@ -90,7 +90,7 @@ TEST(Trainer, FastAgreesWithExactToRounding) {
     TrainerConfig config = tiny();
     config.reduction = reduction;
     const auto source = std::make_shared<test::RandomSource>(61, 2, false);
-    Trainer trainer(test::world(), config, source, make_cpu_backend());
+    Trainer trainer(test::world(), config, source, make_cpu_device());
     trainer.initialize();
     for (int s = 0; s < 10; ++s) one_step(trainer, test::world().size());
     losses[static_cast<std::size_t>(reduction)] = trainer.held_out_loss(*source, 2);
@@ -101,7 +101,7 @@ TEST(Trainer, FastAgreesWithExactToRounding) {
 TEST(Trainer, HeldOutMicroBatchesMayBeTheLargerOnes) {
   const auto source = std::make_shared<test::RandomSource>(61, 2, false, 1, 8);
   const test::RandomSource held_out(61, 2, false, 6, 24);
-  Trainer trainer(test::world(), tiny(), source, make_cpu_backend(), &held_out);
+  Trainer trainer(test::world(), tiny(), source, make_cpu_device(), &held_out);
   trainer.initialize();
   EXPECT_TRUE(std::isfinite(trainer.held_out_loss(held_out, 2)));
   EXPECT_TRUE(one_step(trainer, test::world().size()).finite);
@@ -111,7 +111,7 @@ TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
   const auto source = std::make_shared<test::RandomSource>(61, 2, false);
   const test::SharedFolder root;
   {
-    Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
+    Trainer trainer(test::world(), tiny(), source, make_cpu_device());
     trainer.initialize();
     one_step(trainer, test::world().size());
     trainer.save(root.path(), 1);
@@ -120,7 +120,7 @@ TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
   const auto refused = [&](auto change, const char* word) {
     TrainerConfig config = tiny();
     change(config);
-    Trainer trainer(test::world(), config, source, make_cpu_backend());
+    Trainer trainer(test::world(), config, source, make_cpu_device());
     try {
       trainer.resume(saved);
       ADD_FAILURE() << "resumed with another " << word;
@@ -134,7 +134,7 @@ TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
   refused([](TrainerConfig& c) { c.tokenizer_hash = "other"; }, "tokenizer");
   refused([](TrainerConfig& c) { c.noise_json = "{\"T\":9}"; }, "noise");
   refused([](TrainerConfig& c) { c.model.layers = 2; }, "model");
-  Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
+  Trainer trainer(test::world(), tiny(), source, make_cpu_device());
   trainer.resume(saved);
   EXPECT_EQ(trainer.step(), 1);
 }
@@ -144,7 +144,7 @@ TEST(Trainer, ANewStageTakesParametersAndNothingElse) {
   const test::SharedFolder root;
   double trained = 0;
   {
-    Trainer trainer(test::world(), tiny(), source, make_cpu_backend());
+    Trainer trainer(test::world(), tiny(), source, make_cpu_device());
     trainer.initialize();
     for (int s = 0; s < 5; ++s) one_step(trainer, test::world().size());
     trained = trainer.held_out_loss(*source, 2);
@@ -152,7 +152,7 @@ TEST(Trainer, ANewStageTakesParametersAndNothingElse) {
   }
   TrainerConfig next = tiny();
   next.stage = "next";
-  Trainer trainer(test::world(), next, source, make_cpu_backend());
+  Trainer trainer(test::world(), next, source, make_cpu_device());
   trainer.load_model(checkpoint::open_any(root.path()));
   EXPECT_EQ(trainer.step(), 0);
   EXPECT_EQ(trainer.held_out_loss(*source, 2), trained);

@@ -69,7 +69,8 @@ CrossEntropyRows Model::chunk_of(std::int64_t begin, std::int64_t count) const {
 // 12) logits of rows [begin, begin + count) against the tied embedding; 13) cross-entropy
 void Model::chunk_loss(const ModelViews& weights, std::int64_t begin, std::int64_t count) {
   const CrossEntropyRows rows = chunk_of(begin, count);
-  const TensorView logits = logits_.top(count), all = statistics_.top(tensor_.size() * count);
+  const TensorView logits = logits_.top(count).col_slice(0, vocab_local_);
+  const TensorView all = statistics_.top(tensor_.size() * count);
   backend_.gemm(logits, head_out_.view().row_slice(begin, count), weights.word, Transpose::b);
   backend_.cross_entropy_statistics(all.row_slice(tensor_.rank() * count, count), logits,
                                     weights.head_bias, rows.target, vocabulary_);
@@ -93,7 +94,7 @@ void Model::gather_rows_of_parts(TensorView all, std::int64_t count) {
 // 13) dlogits over the logits themselves; 12) into the embedding and the head's output
 void Model::chunk_backward(const ModelViews& weights, const ModelViews& grads, std::int64_t begin,
                            std::int64_t count) {
-  const TensorView logits = logits_.top(count);
+  const TensorView logits = logits_.top(count).col_slice(0, vocab_local_);
   // A row of dlogits starts where its row of logits does: bf16 rows leave every second half unused.
   const std::int64_t ld = logits.ld * 4 / static_cast<std::int64_t>(size_of(compute_));
   const TensorView dlogits{logits.data, compute_, count, vocab_local_, ld};

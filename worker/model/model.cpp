@@ -14,6 +14,10 @@ namespace {
 constexpr std::int64_t kLogitsElements = 16 << 20;
 constexpr std::int64_t kMinChunkRows = 192;
 
+// Rows of logits, and of the bf16 gradients that take their place, start at multiples of 16 bytes
+// for any vocabulary.
+std::int64_t padded(std::int64_t vocab) { return (vocab + 7) / 8 * 8; }
+
 std::int64_t chunk_rows_for(std::int64_t targets, std::int64_t vocab) {
   const std::int64_t fit = std::max(kMinChunkRows, kLogitsElements / vocab);
   const std::int64_t chunks = (targets + fit - 1) / fit;
@@ -80,7 +84,7 @@ void Model::allocate(const Limits& limits) {
   head_mean_ = floats(m);
   head_rstd_ = floats(m);
   if (!training_) return;  // inference writes its logits to the caller's memory
-  logits_ = make(DType::f32, chunk_rows_, vocab_local_);
+  logits_ = make(DType::f32, chunk_rows_, padded(vocab_local_));
   statistics_ = make(DType::f32, tensor_.size() * chunk_rows_, CrossEntropyColumn::count);
   row_lse_ = floats(chunk_rows_);
   row_loss_ = Buffer<double>(static_cast<std::size_t>(m), backend_.memory());
@@ -123,11 +127,15 @@ void Model::logits(const ModelViews& weights, const EncoderInput& input,
   head_transform(weights, head_in_.top(rows));
   TensorView out = matrix(logits.data(), rows, config_.vocab);
   if (!backend_.on_host()) {
-    if (logits_.view().rows < rows) logits_ = make(DType::f32, rows, config_.vocab);
-    out = logits_.top(rows);
+    if (logits_.view().rows < rows) logits_ = make(DType::f32, rows, padded(config_.vocab));
+    out = logits_.top(rows).col_slice(0, config_.vocab);
   }
   backend_.gemm(out, head_out_.top(rows), weights.word, Transpose::b, false, weights.head_bias);
-  if (!backend_.on_host()) backend_.download(logits.data(), out.data, logits.size_bytes());
+  if (backend_.on_host()) return;
+  Buffer<float> host(static_cast<std::size_t>(rows * out.ld));
+  backend_.download(host.data(), out.data, host.bytes());
+  for (std::int64_t r = 0; r < rows; ++r)
+    std::copy_n(host.data() + r * out.ld, config_.vocab, logits.data() + r * config_.vocab);
 }
 
 Dropout Model::hidden_dropout(std::int64_t half) const {

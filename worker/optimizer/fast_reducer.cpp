@@ -29,7 +29,10 @@ class FastReducer final : public GradientReducer {
 
   Result finish(std::span<float> shard) override {
     if (first_) backend_.zero(sum_.data(), sum_.bytes());  // this group had no micro-batch
-    groups_.data->reduce_scatter_sum(shard, sum_.span(), starts_);
+    if (groups_.layout.data_size == 1)
+      backend_.copy(shard.data(), sum_.data(), sum_.bytes());
+    else
+      groups_.data->reduce_scatter_sum(shard, sum_.span(), starts_);
     backend_.zero(largest_.data(), largest_.bytes());
     backend_.max_abs(largest_.span(), shard);
     std::array<float, 1> largest{};

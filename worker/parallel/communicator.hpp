@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -51,9 +52,15 @@ struct ParallelLayout {
 };
 struct ParallelGroups {
   ParallelLayout layout;
-  std::unique_ptr<Communicator> tensor, data, world;
+  std::unique_ptr<Communicator> tensor, data;  // of tensors, in the backend's memory
+  std::unique_ptr<Communicator> world;         // of numbers in host memory
 };
-// Throws ConfigError when tensor_size does not divide the number of ranks.
-ParallelGroups make_parallel_groups(const mpi::Comm& world, int tensor_size);
+// `tensors_over` makes the communicators of tensors. Collective. Throws ConfigError when
+// tensor_size does not divide the number of ranks.
+using CommunicatorFactory = std::function<std::unique_ptr<Communicator>(const mpi::Comm&)>;
+ParallelGroups make_parallel_groups(const mpi::Comm& world, int tensor_size,
+                                    const CommunicatorFactory& tensors_over);
+// Local or MPI, for host memory.
+std::unique_ptr<Communicator> make_host_communicator(const mpi::Comm& comm);
 
 }  // namespace demist

@@ -1,0 +1,54 @@
+// Memory of one device, and the way in and out of it.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "core/tensor.hpp"
+#include "kernels/cuda/runtime.hpp"
+
+namespace demist::cuda {
+
+// Blocks of the current device, 256-byte aligned. Buffers are made before the first step and live
+// until the end: there is nothing to pool.
+class DeviceMemory final : public Memory {
+ public:
+  // Blocks are given back when the stream's work so far is done.
+  explicit DeviceMemory(const Stream& stream) : stream_(stream) {}
+  void* allocate(std::size_t bytes) override;  // throws EnvironmentError naming the sizes
+  void release(void* block) noexcept override;
+
+ private:
+  const Stream& stream_;
+};
+
+// Page-locked host memory: what the device copies from and to without the host's help.
+class PinnedMemory final : public Memory {
+ public:
+  void* allocate(std::size_t bytes) override;
+  void release(void* block) noexcept override;
+};
+
+// Copies host memory to the device behind the caller's back: bytes are set aside in pinned memory,
+// so that neither the caller nor the device's queue has to wait. Longer copies go in pieces.
+class Uploader {
+ public:
+  explicit Uploader(const Stream& stream);
+  void copy(void* to, const void* from, std::size_t bytes);
+
+ private:
+  static constexpr std::size_t kSlots = 4;
+  static constexpr std::size_t kSlotBytes = std::size_t{4} << 20;
+  struct Slot {
+    Buffer<std::byte> bytes;
+    Event copied;  // the device has read the slot
+  };
+
+  const Stream& stream_;
+  PinnedMemory memory_;
+  std::array<Slot, kSlots> slots_;
+  std::size_t next_ = 0;
+};
+
+}  // namespace demist::cuda

@@ -1,0 +1,83 @@
+// The one conformance suite, on device memory and NCCL.
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/communicator_conformance.hpp"
+#include "tests/support/mpi_main.hpp"
+#include "worker/parallel/nccl_communicator.hpp"
+
+namespace demist {
+namespace {
+
+// Copies host spans to the device for a communicator of device memory, and back.
+class StagedCommunicator final : public Communicator {
+ public:
+  StagedCommunicator(cuda::CudaBackend& backend, std::unique_ptr<Communicator> device)
+      : backend_(backend), device_(std::move(device)) {}
+  int rank() const override { return device_->rank(); }
+  int size() const override { return device_->size(); }
+  void barrier() override { device_->barrier(); }
+  void all_reduce_sum(std::span<float> values) override {
+    in_place(values, [&](auto span) { device_->all_reduce_sum(span); });
+  }
+  void all_reduce_sum(std::span<std::int64_t> values) override {
+    in_place(values, [&](auto span) { device_->all_reduce_sum(span); });
+  }
+  void all_reduce_max(std::span<float> values) override {
+    in_place(values, [&](auto span) { device_->all_reduce_max(span); });
+  }
+  void reduce_scatter_sum(std::span<std::int64_t> out, std::span<const std::int64_t> in,
+                          std::span<const std::int64_t> starts) override {
+    scatter(out, in, starts);
+  }
+  void reduce_scatter_sum(std::span<float> out, std::span<const float> in,
+                          std::span<const std::int64_t> starts) override {
+    scatter(out, in, starts);
+  }
+  void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) override {
+    in_place(all, [&](auto span) { device_->all_gather(span, starts); });
+  }
+  void broadcast(std::span<std::byte> bytes, int root) override {
+    in_place(bytes, [&](auto span) { device_->broadcast(span, root); });
+  }
+
+ private:
+  template <class T, class Body>
+  void in_place(std::span<T> values, Body&& body) {
+    Buffer<T> copy(values.size(), backend_.memory());
+    backend_.upload(copy.data(), values.data(), values.size_bytes());
+    body(copy.span());
+    backend_.download(values.data(), copy.data(), values.size_bytes());
+  }
+  // `out` inside `in` stays inside it.
+  template <class T>
+  void scatter(std::span<T> out, std::span<const T> in, std::span<const std::int64_t> starts) {
+    Buffer<T> whole(in.size(), backend_.memory()), own(out.size(), backend_.memory());
+    backend_.upload(whole.data(), in.data(), in.size_bytes());
+    const bool inside = !in.empty() && out.data() >= in.data() && out.data() < &in.back() + 1;
+    const auto to =
+        inside ? whole.span().subspan(static_cast<std::size_t>(out.data() - in.data()), out.size())
+               : own.span();
+    device_->reduce_scatter_sum(to, std::span<const T>(whole.span()), starts);
+    backend_.download(out.data(), to.data(), out.size_bytes());
+  }
+
+  cuda::CudaBackend& backend_;
+  std::unique_ptr<Communicator> device_;
+};
+
+TEST(NcclCommunicator, Conforms) {
+  cuda::CudaBackend backend;
+  StagedCommunicator comm(backend, make_nccl_communicator(test::world(), backend));
+  test::conforms(comm);
+}
+
+// Little staging: sums take many passes.
+TEST(NcclCommunicator, ConformsWhenSumsAreCut) {
+  cuda::CudaBackend backend;
+  StagedCommunicator comm(backend, make_nccl_communicator(test::world(), backend, 100000));
+  test::conforms(comm);
+}
+
+}  // namespace
+}  // namespace demist
+
+int main(int argc, char** argv) { return demist::test::run_mpi_tests(argc, argv); }

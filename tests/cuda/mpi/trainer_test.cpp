@@ -1,0 +1,155 @@
+// Whole training steps on the emulated device against the CPU backend, over tensor-parallel and
+// data-parallel ranks; and the promise of `reduction: EXACT` on the device.
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/trainer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/mpi_main.hpp"
+#include "tests/support/random_source.hpp"
+#include "tests/support/shared_folder.hpp"
+#include "worker/parallel/cuda_device.hpp"
+
+namespace demist {
+namespace {
+
+constexpr std::int32_t kMicroBatches = 3;  // groups get unequal shares
+constexpr std::int64_t kSteps = 20, kExactSteps = 8;
+
+struct Case {
+  DType compute;
+  NormPlacement norm;
+  bool rdm;
+  std::string name() const {
+    return std::string(name_of(compute)) + (norm == NormPlacement::post ? "Post" : "Pre") +
+           (rdm ? "Rdm" : "Mlm");
+  }
+  // Of a loss, relative, after kSteps steps. fp32: other orders of summation. bf16: roundings that
+  // fall the other way, which the optimizer then carries on.
+  double tolerance() const { return compute == DType::f32 ? 2e-5 : 1e-2; }
+};
+
+// Heads of 64, so that bf16 takes the fused attention kernels at any tensor-parallel size.
+TrainerConfig config_for(const Case& c, int tensor_size) {
+  TrainerConfig config;
+  config.stage = "test";
+  config.model.layers = 1;
+  config.model.hidden = 256;
+  config.model.ffn = 64;
+  config.model.heads = 4;
+  config.model.vocab = 83;  // odd: the vocabulary's last part is padded
+  config.model.positions = 40;
+  config.model.norm = c.norm;
+  config.optimizer.schedule = {ScheduleKind::linear, 1e-3, 0, 2, 40};
+  config.compute = c.compute;
+  config.seed = 11;
+  config.tensor_parallel = tensor_size;
+  return config;
+}
+
+std::shared_ptr<data::Source> source_for(const Case& c) {
+  return std::make_shared<test::RandomSource>(83, kMicroBatches, c.rdm, 2, 24);
+}
+
+StepPlan plan_for(std::int64_t step, int groups) {
+  StepPlan plan{step, {}};
+  for (std::int32_t i = 0; i < kMicroBatches; ++i) plan.owner.push_back(i % groups);
+  return plan;
+}
+
+std::vector<double> losses(Trainer& trainer, int groups, std::int64_t steps) {
+  std::vector<double> curve;
+  for (std::int64_t s = 0; s < steps; ++s) {
+    trainer.announce(plan_for(s, groups));
+    const StepReport report = trainer.run_step();
+    if (!report.finite)
+      throw NumericError("step " + std::to_string(s) + " with " + std::to_string(groups) +
+                         " groups is not finite");
+    curve.push_back(report.loss);
+  }
+  return curve;
+}
+
+class CudaTrainer : public testing::TestWithParam<Case> {};
+
+TEST_P(CudaTrainer, LearnsAsTheCpuDoes) {
+  const mpi::Comm& world = test::world();
+  std::vector<double> want;
+  double want_held_out = 0;
+  {
+    Trainer cpu(test::self(), config_for(GetParam(), 1), source_for(GetParam()), make_cpu_device());
+    cpu.initialize();
+    want = losses(cpu, 1, kSteps);
+    want_held_out = cpu.held_out_loss(*source_for(GetParam()), 3);
+  }
+  for (int tensor_size = 1; tensor_size <= world.size(); tensor_size *= 2) {
+    if (world.size() / tensor_size > 2) continue;  // more groups: OneHashForAnyNumberOfGroups
+    Trainer trainer(world, config_for(GetParam(), tensor_size), source_for(GetParam()),
+                    make_cuda_device(world));
+    trainer.initialize();
+    const std::vector<double> got = losses(trainer, world.size() / tensor_size, kSteps);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      EXPECT_NEAR(got[i], want[i], GetParam().tolerance() * want[i])
+          << "step " << i << ", tensor parallel " << tensor_size;
+    EXPECT_LT(got.back(), 0.98 * got.front()) << "it does not learn";
+    EXPECT_NEAR(trainer.held_out_loss(*source_for(GetParam()), 3), want_held_out,
+                GetParam().tolerance() * want_held_out);
+  }
+}
+
+TEST_P(CudaTrainer, OneHashForAnyNumberOfGroups) {
+  const mpi::Comm& world = test::world();
+  std::string reference;
+  for (int groups = 1; groups <= world.size(); groups *= 2) {
+    const test::SharedFolder root;
+    const mpi::Comm comm = world.split(world.rank() < groups ? 0 : 1, world.rank());
+    if (world.rank() < groups) {
+      Trainer trainer(comm, config_for(GetParam(), 1), source_for(GetParam()),
+                      make_cuda_device(comm));
+      trainer.initialize();
+      losses(trainer, groups, kExactSteps);
+      trainer.save(root.path(), 1);
+      const std::string hash = checkpoint::open_any(root.path()).hash();
+      if (groups == 1) reference = hash;
+      EXPECT_EQ(hash, reference) << groups << " groups";
+    }
+    world.barrier();
+    reference = world.broadcast(reference, 0);
+  }
+}
+
+// The checkpoint of a GPU run goes on on a CPU, and the other way round.
+TEST_P(CudaTrainer, StateMovesBetweenDevices) {
+  const mpi::Comm& world = test::world();
+  if (world.size() > 2) GTEST_SKIP() << "nothing that two ranks do not show";
+  const test::SharedFolder root;
+  const auto with = [&](bool cuda) {
+    return std::make_unique<Trainer>(world, config_for(GetParam(), 1), source_for(GetParam()),
+                                     cuda ? make_cuda_device(world) : make_cpu_device());
+  };
+  const auto first = with(true);
+  first->initialize();
+  losses(*first, world.size(), 2);
+  first->save(root.path(), 1);
+  const std::string saved = checkpoint::open_any(root.path()).hash();
+  for (const bool cuda : {false, true}) {
+    const auto second = with(cuda);
+    second->resume(checkpoint::open_any(root.path()));
+    second->save(root.path(), 1);
+    EXPECT_EQ(checkpoint::open_any(root.path()).hash(), saved);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, CudaTrainer,
+                         testing::Values(Case{DType::f32, NormPlacement::post, false},
+                                         Case{DType::f32, NormPlacement::pre, true},
+                                         Case{DType::bf16, NormPlacement::post, true},
+                                         Case{DType::bf16, NormPlacement::pre, false}),
+                         [](const auto& c) { return c.param.name(); });
+
+}  // namespace
+}  // namespace demist
+
+int main(int argc, char** argv) { return demist::test::run_mpi_tests(argc, argv); }

@@ -1,0 +1,36 @@
+// What a rank computes on: a backend, and the communicators that carry its tensors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/mpi.hpp"
+#include "kernels/backend.hpp"
+#include "worker/parallel/communicator.hpp"
+
+namespace demist {
+
+struct Device {
+  std::unique_ptr<Backend> backend;
+  // Collective over the given ranks: a communicator for the backend's memory, which it must not
+  // outlive.
+  CommunicatorFactory communicator_over;
+};
+
+// `isa` as in make_cpu_backend.
+Device make_cpu_device(const std::string& isa = "");
+
+enum class DeviceKind { automatic, cpu, cuda };
+// Collective over world. automatic: CUDA where every rank has it; throws EnvironmentError where
+// only some have.
+Device make_device(DeviceKind kind, const mpi::Comm& world);
+
+// Whether this machine has an NVIDIA driver and this build has its CUDA part. Loads nothing large.
+bool cuda_is_present();
+// Collective over world: one GPU a rank. The CUDA part lies in a library of its own beside the
+// program, which is loaded here: the vendor's libraries cost a quarter of a second and 200 MB that
+// a run on CPUs need not pay. Throws EnvironmentError when there is none or a GPU would be shared.
+Device load_cuda_device(const mpi::Comm& world);
+
+}  // namespace demist

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/parallel/nccl_communicator.hpp"
+
+#include <nccl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "kernels/cuda/combine_terms.hpp"
+#include "worker/parallel/slices.hpp"
+
+namespace demist {
+namespace {
+
+// Hundreds of ranks on a busy file system may take a minute to arrive.
+constexpr std::chrono::seconds kStartLimit{300};
+
+void check(ncclResult_t result, const char* what) {
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  throw EnvironmentError(std::string("NCCL: ") + what + ": " + ncclGetErrorString(result) +
+                         "; NCCL_DEBUG=INFO shows more");
+}
+
+template <class T>
+constexpr ncclDataType_t type_of() {
+  return std::is_same_v<T, float> ? ncclFloat32 : ncclInt64;
+}
+
+// Sums travel as slices between pairs of ranks, and the owner of a slice adds them by rank with a
+// kernel of our own: the bytes of the best reduce-scatter, and the same bits on any topology, which
+// NCCL's own sums of floats do not promise (cf. MpiCommunicator, which does the same).
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(const mpi::Comm& comm, cuda::CudaBackend& backend, std::size_t staging_bytes)
+      : comm_(comm.duplicate()), stream_(backend.stream().get()) {
+    ncclUniqueId id{};
+    mpi::together(comm_, "NCCL start", [&] {
+      if (comm_.rank() == 0) check(ncclGetUniqueId(&id), "unique id");
+    });
+    comm_.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
+    mpi::together(comm_, "NCCL start", [&] {
+      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+      config.blocking = 0;
+      check(ncclCommInitRankConfig(&nccl_, comm_.size(), id, comm_.rank(), &config), "start");
+      await("start");
+    });
+    // The terms of all other ranks side by side, each from a 256-byte border on.
+    piece_bytes_ = std::max<std::size_t>(256, staging_bytes / others() / 256 * 256);
+    staging_ = Buffer<std::byte>(piece_bytes_ * others(), backend.memory());
+  }
+  ~NcclCommunicator() override {
+    cudaStreamSynchronize(stream_);  // what was queued still needs it
+    if (nccl_ != nullptr) ncclCommDestroy(nccl_);
+  }
+  NcclCommunicator(const NcclCommunicator&) = delete;
+  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
+
+  int rank() const override { return comm_.rank(); }
+  int size() const override { return comm_.size(); }
+
+  void barrier() override {
+    cuda::check(cudaStreamSynchronize(stream_), "work on the device");
+    comm_.barrier();
+  }
+  void all_reduce_sum(std::span<float> values) override { all_reduce(values, sum<float>); }
+  void all_reduce_sum(std::span<std::int64_t> values) override {
+    all_reduce(values, sum<std::int64_t>);
+  }
+  void all_reduce_max(std::span<float> values) override { all_reduce(values, cuda::max_terms); }
+  void reduce_scatter_sum(std::span<std::int64_t> out, std::span<const std::int64_t> in,
+                          std::span<const std::int64_t> starts) override {
+    check_slices(starts, size(), in.size());
+    reduce_scatter(out, in, starts, sum<std::int64_t>);
+  }
+  void reduce_scatter_sum(std::span<float> out, std::span<const float> in,
+                          std::span<const std::int64_t> starts) override {
+    check_slices(starts, size(), in.size());
+    reduce_scatter(out, in, starts, sum<float>);
+  }
+  void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) override {
+    check_slices(starts, size(), all.size());
+    group("all-gather", [&] {
+      for (int r = 0; r < size(); ++r) {
+        const auto at = static_cast<std::size_t>(r);
+        std::byte* slice = all.data() + starts[at];
+        const auto bytes = static_cast<std::size_t>(starts[at + 1] - starts[at]);
+        if (bytes > 0)
+          check(ncclBroadcast(slice, slice, bytes, ncclUint8, r, nccl_, stream_), "all-gather");
+      }
+    });
+  }
+  void broadcast(std::span<std::byte> bytes, int root) override {
+    ensure(root >= 0 && root < size(), "communicator: no such root");
+    if (bytes.empty()) return;
+    check(ncclBroadcast(bytes.data(), bytes.data(), bytes.size(), ncclUint8, root, nccl_, stream_),
+          "broadcast");
+    await("broadcast");
+  }
+
+ private:
+  template <class T>
+  using Combine = void (*)(cudaStream_t, T*, const cuda::Terms<T>&, std::int64_t);
+  template <class T>
+  static void sum(cudaStream_t stream, T* out, const cuda::Terms<T>& terms, std::int64_t count) {
+    cuda::sum_terms(stream, out, terms, count);
+  }
+
+  std::size_t others() const { return static_cast<std::size_t>(std::max(1, size() - 1)); }
+
+  // Calls of a communicator that does not block may return before they are queued.
+  void await(const char* what) {
+    const auto limit = std::chrono::steady_clock::now() + kStartLimit;
+    ncclResult_t state = ncclInProgress;
+    for (;;) {
+      check(ncclCommGetAsyncError(nccl_, &state), what);
+      if (state != ncclInProgress) break;
+      if (std::chrono::steady_clock::now() > limit)
+        throw EnvironmentError(std::string("NCCL: ") + what +
+                               ": some rank has not arrived in five minutes");
+      std::this_thread::sleep_for(std::chrono::microseconds(10));
+    }
+    check(state, what);
+  }
+
+  template <class Calls>
+  void group(const char* what, Calls&& calls) {
+    check(ncclGroupStart(), what);
+    calls();
+    check(ncclGroupEnd(), what);
+    await(what);
+  }
+
+  // The values are cut into one slice a rank: combined by its owner, then gathered.
+  template <class T>
+  void all_reduce(std::span<T> values, Combine<T> combine) {
+    if (size() == 1) return;
+    const auto total = static_cast<std::int64_t>(values.size());
+    std::vector<std::int64_t> starts, bytes;
+    for (int r = 0; r <= size(); ++r) {
+      starts.push_back(total * r / size());
+      bytes.push_back(starts.back() * static_cast<std::int64_t>(sizeof(T)));
+    }
+    const auto mine = static_cast<std::size_t>(rank());
+    const auto own = values.subspan(static_cast<std::size_t>(starts[mine]),
+                                    static_cast<std::size_t>(starts[mine + 1] - starts[mine]));
+    reduce_scatter(own, std::span<const T>(values), starts, combine);
+    all_gather(std::as_writable_bytes(values), bytes);
+  }
+
+  template <class T>
+  void reduce_scatter(std::span<T> out, std::span<const T> in, std::span<const std::int64_t> starts,
+                      Combine<T> combine) {
+    const auto mine = static_cast<std::size_t>(rank());
+    ensure(static_cast<std::int64_t>(out.size()) == starts[mine + 1] - starts[mine],
+           "communicator: out is not as long as this rank's slice");
+    const auto piece = static_cast<std::int64_t>(piece_bytes_ / sizeof(T));
+    std::int64_t longest = 0;
+    for (std::size_t r = 0; r + 1 < starts.size(); ++r)
+      longest = std::max(longest, starts[r + 1] - starts[r]);
+    for (std::int64_t at = 0; at < longest; at += piece) {
+      const auto count = [&](std::size_t r) {
+        return std::clamp<std::int64_t>(starts[r + 1] - starts[r] - at, 0, piece);
+      };
+      exchange(in, starts, at, count);
+      const T* staged = reinterpret_cast<const T*>(staging_.data());
+      const cuda::Terms<T> terms{.own = in.data() + starts[mine] + at,
+                                 .others = staged,
+                                 .stride = piece,
+                                 .count = size() - 1,
+                                 .rank = rank()};
+      combine(stream_, out.data() + at, terms, count(mine));
+    }
+  }
+
+  // Sends piece `at` of every other rank's slice and receives theirs of mine, in rank order.
+  template <class T, class Count>
+  void exchange(std::span<const T> in, std::span<const std::int64_t> starts, std::int64_t at,
+                Count&& count) {
+    const auto mine = static_cast<std::size_t>(rank());
+    group("sum", [&] {
+      std::byte* into = staging_.data();
+      for (int r = 0; r < size(); ++r) {
+        if (r == rank()) continue;
+        const auto to = static_cast<std::size_t>(r);
+        if (count(to) > 0)
+          check(ncclSend(in.data() + starts[to] + at, static_cast<std::size_t>(count(to)),
+                         type_of<T>(), r, nccl_, stream_),
+                "send");
+        if (count(mine) > 0)
+          check(ncclRecv(into, static_cast<std::size_t>(count(mine)), type_of<T>(), r, nccl_,
+                         stream_),
+                "receive");
+        into += piece_bytes_;
+      }
+    });
+  }
+
+  mpi::Comm comm_;
+  cudaStream_t stream_;
+  ncclComm_t nccl_ = nullptr;
+  std::size_t piece_bytes_ = 0;
+  Buffer<std::byte> staging_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl_communicator(const mpi::Comm& comm,
+                                                     cuda::CudaBackend& backend,
+                                                     std::size_t staging_bytes) {
+  return std::make_unique<NcclCommunicator>(comm, backend, staging_bytes);
+}
+
+}  // namespace demist
