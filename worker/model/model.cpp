@@ -12,7 +12,7 @@ namespace {
 // The logits buffer is the largest work space: 64 MiB keeps a chunk of 512 rows at 32 k words, and
 // a chunk is never so short that reading the embedding matrix dominates its products.
 constexpr std::int64_t kLogitsElements = 16 << 20;
-constexpr std::int64_t kMinChunkRows = 192;
+constexpr std::int64_t kMinChunkRows = 384;
 
 // Rows of logits, and of the bf16 gradients that take their place, start at multiples of 16 bytes
 // for any vocabulary.
