@@ -47,18 +47,21 @@ Comm::Comm(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {
 }
 
 Comm Comm::duplicate() const {
+  if (!handle_) return {};
   MPI_Comm raw = MPI_COMM_NULL;
   check(MPI_Comm_dup(handle_->raw, &raw), "MPI_Comm_dup");
   return owning(raw);
 }
 
 Comm Comm::split(int color, int key) const {
+  if (!handle_) return {};
   MPI_Comm raw = MPI_COMM_NULL;
   check(MPI_Comm_split(handle_->raw, color, key, &raw), "MPI_Comm_split");
   return owning(raw);
 }
 
 Comm Comm::split_node() const {
+  if (!handle_) return {};
   MPI_Comm raw = MPI_COMM_NULL;
   check(MPI_Comm_split_type(handle_->raw, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &raw),
         "MPI_Comm_split_type");

@@ -20,7 +20,8 @@ namespace demist::mpi {
 class Comm {
  public:
   struct Handle;     // owns an MPI_Comm
-  Comm() = default;  // a group of one that needs no MPI: its collectives do nothing
+  Comm() = default;  // a group of one that needs no MPI: its collectives do nothing, and what is
+                     // made of it is such a group too
   explicit Comm(std::shared_ptr<Handle> handle);
 
   int rank() const { return rank_; }

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "core/mpi.hpp"
 
@@ -25,6 +27,15 @@ TEST(Attempt, WhatTheFileSystemRefusesIsNoBugOfOurs) {
 TEST(Attempt, KnowsWhatEveryRankFailsWith) {
   EXPECT_FALSE(mpi::attempt([] { throw DataError("x"); }).agreed);
   EXPECT_TRUE(mpi::attempt([] { throw AgreedError(ExitCode::data, "x"); }).agreed);
+}
+
+TEST(LoneComm, NeedsNoMpiForWhatIsMadeOfIt) {
+  const mpi::Comm alone;
+  for (const mpi::Comm& made : {alone.duplicate(), alone.split(3, 7), alone.split_node()}) {
+    EXPECT_EQ(made.rank(), 0);
+    EXPECT_EQ(made.size(), 1);
+    EXPECT_EQ(made.gather("mine", 0), std::vector<std::string>{"mine"});
+  }
 }
 
 }  // namespace

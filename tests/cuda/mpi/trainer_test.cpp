@@ -10,6 +10,7 @@
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
+#include "tests/support/tolerance.hpp"
 #include "worker/parallel/cuda_device.hpp"
 
 namespace demist {
@@ -140,6 +141,26 @@ TEST_P(CudaTrainer, StateMovesBetweenDevices) {
     second->save(root.path(), 1);
     EXPECT_EQ(checkpoint::open_any(root.path()).hash(), saved);
   }
+}
+
+// The logits that `demist generate` decodes, without MPI, as it runs.
+TEST_P(CudaTrainer, AnswersAsTheCpuDoes) {
+  if (test::world().rank() > 0) return;
+  const test::TemporaryFolder root;
+  Trainer cpu(test::self(), config_for(GetParam(), 1), source_for(GetParam()), make_cpu_device());
+  cpu.initialize();
+  losses(cpu, 1, 2);
+  cpu.save(root.path(), 1);
+  const std::vector<std::int32_t> ids{5, 9, 4, 4, 7, 2, 8, 4, 1, 1}, length{5, 3}, wanted{2, 3, 7};
+  const auto logits = [&](std::unique_ptr<Backend> backend) {
+    std::vector<float> found(wanted.size() * 83);
+    InferenceModel model(checkpoint::open_any(root.path()), GetParam().compute, std::move(backend));
+    model.logits(2, 5, ids, length, wanted, found);
+    return std::vector<double>(found.begin(), found.end());
+  };
+  EXPECT_LE(test::relative_error(logits(make_cuda_device(mpi::Comm()).backend),
+                                 logits(make_cpu_device().backend)),
+            GetParam().tolerance());
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaTrainer,
