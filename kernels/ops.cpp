@@ -10,7 +10,8 @@ namespace {
 // Names the operation in the error that a wrong argument makes.
 class Check {
  public:
-  explicit Check(const char* op) : op_(op) {}
+  // `readable`: the host may look at what the operands hold.
+  explicit Check(const char* op, bool readable = false) : op_(op), readable_(readable) {}
 
   void that(bool condition, const char* what) const {
     if (!condition) throw InternalError(std::string(op_) + ": " + what);
@@ -36,8 +37,9 @@ class Check {
                         " elements, expected " + std::to_string(size));
   }
 
-  // Every index in [0, limit). Only for memory that the host reads.
+  // Every index in [0, limit).
   void indices(std::span<const std::int32_t> values, std::int64_t limit, const char* name) const {
+    if (!readable_) return;
     for (const std::int32_t value : values)
       if (value < 0 || value >= limit)
         throw InternalError(std::string(op_) + ": " + name + " " + std::to_string(value) +
@@ -49,6 +51,15 @@ class Check {
     vector(rows.weight, m, "weight");
     vector(rows.smooth, m, "smooth");
     that(rows.vocab_size > 0, "vocab_size is not positive");
+  }
+
+  void keys(const KeyRanges& keys, const TokenGrid& grid) const {
+    vector(keys.begin, grid.tokens(), "keys.begin");
+    vector(keys.end, grid.tokens(), "keys.end");
+    if (!readable_) return;
+    for (std::size_t t = 0; t < keys.begin.size(); ++t)
+      that(keys.begin[t] >= 0 && keys.begin[t] <= keys.end[t] && keys.end[t] <= grid.cols,
+           "a key range leaves its sequence");
   }
 
   void dropout(const Dropout& dropout, const TokenGrid& grid, std::int64_t rows) const {
@@ -72,6 +83,7 @@ class Check {
   }
 
   const char* op_;
+  bool readable_;
 };
 
 constexpr DType kFloat = DType::f32;
@@ -102,7 +114,7 @@ void Backend::embed_forward(TensorView x, std::span<const std::int32_t> ids,
                             std::span<const std::int32_t> positions, ConstTensorView word,
                             std::int64_t word_begin, ConstTensorView position, ConstTensorView type,
                             bool word_only) {
-  const Check check("embed_forward");
+  const Check check("embed_forward", on_host());
   check.matrix(x, length(ids), word.cols, x.dtype, "x");
   check.matrix(word, word.rows, x.cols, x.dtype, "word");
   if (!word_only) {
@@ -110,7 +122,7 @@ void Backend::embed_forward(TensorView x, std::span<const std::int32_t> ids,
     check.matrix(position, position.rows, x.cols, x.dtype, "position");
     check.matrix(type, type.rows, x.cols, x.dtype, "type");
     check.that(type.rows >= 1, "type has no rows");
-    if (on_host()) check.indices(positions, position.rows, "position");
+    check.indices(positions, position.rows, "position");
   }
   do_embed_forward(x, ids, positions, word, word_begin, position, type, word_only);
 }
@@ -118,14 +130,14 @@ void Backend::embed_forward(TensorView x, std::span<const std::int32_t> ids,
 void Backend::embed_backward(TensorView dword, std::int64_t word_begin, TensorView dposition,
                              TensorView dtype_row, ConstTensorView dx, const Grouping& ids,
                              const Grouping& positions, std::int32_t padding_id) {
-  const Check check("embed_backward");
+  const Check check("embed_backward", on_host());
   check.matrix(dx, dx.rows, dx.cols, dx.dtype, "dx");
   check.matrix(dword, dword.rows, dx.cols, kFloat, "dword");
   check.matrix(dposition, dposition.rows, dx.cols, kFloat, "dposition");
   check.matrix(dtype_row, 1, dx.cols, kFloat, "dtype_row");
   check.grouping(ids, dx.rows, "ids");
   check.grouping(positions, dx.rows, "positions");
-  if (on_host()) check.indices(positions.value, dposition.rows, "position");
+  check.indices(positions.value, dposition.rows, "position");
   do_embed_backward(dword, word_begin, dposition, dtype_row, dx, ids, positions, padding_id);
 }
 
@@ -203,20 +215,14 @@ void Backend::dropout(TensorView x, const Dropout& dropout, const TokenGrid& gri
 namespace {
 
 // What forward and backward have in common; returns heads * head_dim.
-std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, const Attention& op,
-                             bool on_host) {
+std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, const Attention& op) {
   check.that(op.heads > 0 && op.head_dim > 0 && op.first_head >= 0 &&
                  op.first_head + op.heads <= Attention::kMaxHeads,
              "impossible heads or head_dim");
   const std::int64_t n = qkv.rows;
   check.matrix(qkv, n, 3 * op.heads * op.head_dim, qkv.dtype, "qkv");
   check.grid(op.grid, n);
-  check.vector(op.keys.begin, n, "keys.begin");
-  check.vector(op.keys.end, n, "keys.end");
-  for (std::size_t t = 0; on_host && t < op.keys.begin.size(); ++t)
-    check.that(op.keys.begin[t] >= 0 && op.keys.begin[t] <= op.keys.end[t] &&
-                   op.keys.end[t] <= op.grid.cols,
-               "a key range leaves its sequence");
+  check.keys(op.keys, op.grid);
   check.dropout(op.dropout, op.grid, n);
   return op.heads * op.head_dim;
 }
@@ -225,8 +231,8 @@ std::int64_t check_attention(const Check& check, const ConstTensorView& qkv, con
 
 void Backend::attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
                                 const Attention& op) {
-  const Check check("attention_forward");
-  const std::int64_t width = check_attention(check, qkv, op, on_host());
+  const Check check("attention_forward", on_host());
+  const std::int64_t width = check_attention(check, qkv, op);
   check.matrix(out, qkv.rows, width, qkv.dtype, "out");
   check.matrix(lse, op.heads, qkv.rows, kFloat, "lse");
   do_attention_forward(out, lse, qkv, op);
@@ -234,8 +240,8 @@ void Backend::attention_forward(TensorView out, TensorView lse, ConstTensorView 
 
 void Backend::attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
                                  ConstTensorView out, ConstTensorView lse, const Attention& op) {
-  const Check check("attention_backward");
-  const std::int64_t width = check_attention(check, qkv, op, on_host());
+  const Check check("attention_backward", on_host());
+  const std::int64_t width = check_attention(check, qkv, op);
   check.matrix(dqkv, qkv.rows, 3 * width, qkv.dtype, "dqkv");
   check.matrix(dout, qkv.rows, width, qkv.dtype, "dout");
   check.matrix(out, qkv.rows, width, qkv.dtype, "out");
@@ -244,18 +250,18 @@ void Backend::attention_backward(TensorView dqkv, ConstTensorView dout, ConstTen
 }
 
 void Backend::gather_rows(TensorView out, ConstTensorView x, std::span<const std::int32_t> rows) {
-  const Check check("gather_rows");
+  const Check check("gather_rows", on_host());
   check.matrix(x, x.rows, x.cols, x.dtype, "x");
   check.matrix(out, length(rows), x.cols, x.dtype, "out");
-  if (on_host()) check.indices(rows, x.rows, "row");
+  check.indices(rows, x.rows, "row");
   do_gather_rows(out, x, rows);
 }
 
 void Backend::scatter_rows(TensorView out, ConstTensorView x, std::span<const std::int32_t> rows) {
-  const Check check("scatter_rows");
+  const Check check("scatter_rows", on_host());
   check.matrix(x, length(rows), x.cols, x.dtype, "x");
   check.matrix(out, out.rows, x.cols, x.dtype, "out");
-  if (on_host()) check.indices(rows, out.rows, "row");
+  check.indices(rows, out.rows, "row");
   do_scatter_rows(out, x, rows);
 }
 
