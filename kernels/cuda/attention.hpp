@@ -3,12 +3,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstddef>
 #include <cstdint>
 
 #include "core/tensor.hpp"
+#include "kernels/cuda/workspace.hpp"
 #include "kernels/types.hpp"
 
 namespace demist::cuda {
@@ -27,24 +26,18 @@ struct AttentionBackward {
   ConstTensorView dout, qkv, out, lse;
 };
 
-// Scratch memory of one call, 256-byte aligned; free again when the call's work is done.
-struct Workspace {
-  void* data = nullptr;
-  std::size_t bytes = 0;
-};
-
 // Whether the fused kernels can: bf16, head_dim 64, 80 or 128, rows of qkv that start at multiples
 // of 16 bytes. Any number of columns; they are made for up to some thousand.
 bool fused_attention_supports(const ConstTensorView& qkv, const Attention& op);
 
 // out and the like have rows at multiples of 16 bytes too. No workspace.
-void fused_attention_forward(const AttentionForward& tensors, const Attention& op,
-                             cudaStream_t stream);
+void fused_attention_forward(const Launch& launch, const AttentionForward& tensors,
+                             const Attention& op);
 
 // 16 bytes a query and head, and with dropout one bit a score.
 std::size_t fused_attention_workspace(const Attention& op);
-void fused_attention_backward(const AttentionBackward& tensors, const Attention& op,
-                              const Workspace& workspace, cudaStream_t stream);
+void fused_attention_backward(const Launch& launch, const AttentionBackward& tensors,
+                              const Attention& op);
 
 // Matrices [sequences][heads][rows, cols], row-major: element (r, c) of matrix (s, h) lies at
 // data + s * sequence_stride + h * head_stride + r * ld + c (elements).
@@ -69,13 +62,13 @@ class BatchedGemm {
 
 // S = Q K^T (fp32), P = dropout(softmax(S)), out = P V, a few sequences at a time. Any head_dim.
 std::size_t unfused_attention_forward_workspace(const Attention& op, DType dtype);
-void unfused_attention_forward(const AttentionForward& tensors, const Attention& op,
-                               const Workspace& workspace, BatchedGemm& gemm, cudaStream_t stream);
+void unfused_attention_forward(const Launch& launch, const AttentionForward& tensors,
+                               const Attention& op, BatchedGemm& gemm);
 
 // P again from S and lse; dP = dout V^T, dS = P (dropout'(dP) - rowsum(dout out)); dQ = dS K,
 // dK = dS^T Q, dV = dropout(P)^T dout.
 std::size_t unfused_attention_backward_workspace(const Attention& op, DType dtype);
-void unfused_attention_backward(const AttentionBackward& tensors, const Attention& op,
-                                const Workspace& workspace, BatchedGemm& gemm, cudaStream_t stream);
+void unfused_attention_backward(const Launch& launch, const AttentionBackward& tensors,
+                                const Attention& op, BatchedGemm& gemm);
 
 }  // namespace demist::cuda

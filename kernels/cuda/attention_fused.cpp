@@ -32,26 +32,25 @@ std::size_t fused_attention_workspace(const Attention& op) {
          static_cast<std::size_t>(op.grid.rows * op.heads * groups(op) * kDraws * padded_cols(op));
 }
 
-void fused_attention_forward(const AttentionForward& tensors, const Attention& op,
-                             cudaStream_t stream) {
+void fused_attention_forward(const Launch& launch, const AttentionForward& tensors,
+                             const Attention& op) {
   ensure(fused_attention_supports(tensors.qkv, op) && starts_at_16_bytes(tensors.out),
          "fused_attention_forward: ask fused_attention_supports first");
-  if (op.grid.tokens() > 0) launch_attention_forward(tensors, op, stream);
+  if (op.grid.tokens() > 0) launch_attention_forward(tensors, op, launch.stream);
 }
 
-void fused_attention_backward(const AttentionBackward& tensors, const Attention& op,
-                              const Workspace& workspace, cudaStream_t stream) {
+void fused_attention_backward(const Launch& launch, const AttentionBackward& tensors,
+                              const Attention& op) {
   ensure(fused_attention_supports(tensors.qkv, op) && starts_at_16_bytes(tensors.dqkv) &&
              starts_at_16_bytes(tensors.dout) && starts_at_16_bytes(tensors.out),
          "fused_attention_backward: ask fused_attention_supports first");
-  ensure(workspace.bytes >= fused_attention_workspace(op),
-         "fused_attention_backward: the workspace is too small");
+  auto* const bytes =
+      launch.scratch<std::uint8_t>(static_cast<std::int64_t>(fused_attention_workspace(op)));
   if (op.grid.tokens() == 0) return;
-  auto* const bytes = static_cast<std::uint8_t*>(workspace.data);
   const BackwardWorkspace parts{reinterpret_cast<QueryRow*>(bytes), bytes + rows_bytes(op),
                                 padded_cols(op), groups(op)};
-  launch_query_gradient(tensors, op, parts, stream);
-  launch_key_gradient(tensors, op, parts, stream);
+  launch_query_gradient(tensors, op, parts, launch.stream);
+  launch_key_gradient(tensors, op, parts, launch.stream);
 }
 
 }  // namespace demist::cuda

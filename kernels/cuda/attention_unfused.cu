@@ -223,33 +223,30 @@ std::size_t unfused_attention_backward_workspace(const Attention& op, DType dtyp
   return 2 * Squares(op).pair_bytes(dtype);
 }
 
-void unfused_attention_forward(const AttentionForward& tensors, const Attention& op,
-                               const Workspace& workspace, BatchedGemm& gemm, cudaStream_t stream) {
+void unfused_attention_forward(const Launch& launch, const AttentionForward& tensors,
+                               const Attention& op, BatchedGemm& gemm) {
   const DType dtype = tensors.qkv.dtype;
-  ensure(workspace.bytes >= unfused_attention_forward_workspace(op, dtype),
-         "unfused_attention_forward: the workspace is too small");
+  void* const scores = launch.scratch<std::byte>(
+      static_cast<std::int64_t>(unfused_attention_forward_workspace(op, dtype)));
   const Squares squares(op);
   for_each_pass(op, squares, [&](const Pass& pass) {
-    void* const scores = workspace.data;
     void* const p = squares.stored(scores, dtype);
     gemm.multiply(pass.square(scores, DType::f32), pass.part(tensors.qkv, 0),
                   pass.part(tensors.qkv, 1), Transpose::b, pass.count, op.heads);
     const auto kernel = dtype == DType::f32 ? &softmax<float> : &softmax<bf16>;
-    kernel(pass, tensors, scores, p, stream);
+    kernel(pass, tensors, scores, p, launch.stream);
     gemm.multiply(pass.part(tensors.out, 0), pass.square<const void>(p, dtype),
                   pass.part(tensors.qkv, 2), Transpose::none, pass.count, op.heads);
   });
 }
 
-void unfused_attention_backward(const AttentionBackward& tensors, const Attention& op,
-                                const Workspace& workspace, BatchedGemm& gemm,
-                                cudaStream_t stream) {
+void unfused_attention_backward(const Launch& launch, const AttentionBackward& tensors,
+                                const Attention& op, BatchedGemm& gemm) {
   const DType dtype = tensors.qkv.dtype;
-  ensure(workspace.bytes >= unfused_attention_backward_workspace(op, dtype),
-         "unfused_attention_backward: the workspace is too small");
+  void* const scores = launch.scratch<std::byte>(
+      static_cast<std::int64_t>(unfused_attention_backward_workspace(op, dtype)));
   const Squares squares(op);
   for_each_pass(op, squares, [&](const Pass& pass) {
-    void* const scores = workspace.data;
     void* const dp = static_cast<std::byte*>(scores) + squares.pair_bytes(dtype);
     const auto q = pass.part(tensors.qkv, 0), k = pass.part(tensors.qkv, 1);
     const auto dout = pass.part(tensors.dout, 0);
@@ -260,7 +257,7 @@ void unfused_attention_backward(const AttentionBackward& tensors, const Attentio
     multiply(pass.square(scores, DType::f32), q, k, Transpose::b);
     multiply(pass.square(dp, DType::f32), dout, pass.part(tensors.qkv, 2), Transpose::b);
     const auto kernel = dtype == DType::f32 ? &softmax_gradient<float> : &softmax_gradient<bf16>;
-    kernel(pass, tensors, scores, dp, stream);
+    kernel(pass, tensors, scores, dp, launch.stream);
     const auto p = pass.square<const void>(squares.stored(scores, dtype), dtype);
     const auto ds = pass.square<const void>(squares.stored(dp, dtype), dtype);
     multiply(pass.part(tensors.dqkv, 0), ds, k, Transpose::none);

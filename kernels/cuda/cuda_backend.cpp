@@ -18,7 +18,7 @@ std::string device_name() {
 }  // namespace
 
 CudaBackend::CudaBackend()
-    : name_(device_name()), memory_(stream_), uploader_(stream_), gemm_(stream_) {}
+    : name_(device_name()), memory_(stream_), uploader_(stream_), gemm_(stream_, memory_) {}
 
 // Buffers below must not go before the work that uses them.
 CudaBackend::~CudaBackend() { cudaStreamSynchronize(stream_.get()); }
@@ -70,17 +70,8 @@ const void* CudaBackend::bias_as(DType dtype, std::span<const float> bias) {
 
 void CudaBackend::do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
                           bool accumulate, std::span<const float> bias) {
-  GemmShape shape;
-  shape.transpose = transpose;
-  shape.in = a.dtype;
-  shape.out = out.dtype;
+  GemmShape shape = shape_of(out, a, b, transpose);
   shape.bias = !bias.empty();
-  shape.m = out.rows;
-  shape.n = out.cols;
-  shape.k = transpose == Transpose::a ? a.rows : a.cols;
-  shape.a_ld = a.ld;
-  shape.b_ld = b.ld;
-  shape.out_ld = out.ld;
   if (shape.m == 0 || shape.n == 0) return;
   if (shape.k == 0) {
     ensure(bias.empty(), "a product over nothing has no bias");
@@ -136,21 +127,19 @@ void CudaBackend::do_dropout(TensorView x, const Dropout& dropout, const TokenGr
 void CudaBackend::do_attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
                                        const Attention& op) {
   const AttentionForward tensors{out, lse, qkv};
-  if (fused_attention_supports(qkv, op)) return fused_attention_forward(tensors, op, stream_.get());
-  const Launch at = launch(unfused_attention_forward_workspace(op, qkv.dtype));
-  unfused_attention_forward(tensors, op, {at.workspace, at.workspace_bytes}, gemm_, at.stream);
+  if (fused_attention_supports(qkv, op)) return fused_attention_forward(launch(), tensors, op);
+  const std::size_t workspace = unfused_attention_forward_workspace(op, qkv.dtype);
+  unfused_attention_forward(launch(workspace), tensors, op, gemm_);
 }
 
 void CudaBackend::do_attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
                                         ConstTensorView out, ConstTensorView lse,
                                         const Attention& op) {
   const AttentionBackward tensors{dqkv, dout, qkv, out, lse};
-  if (fused_attention_supports(qkv, op)) {
-    const Launch at = launch(fused_attention_workspace(op));
-    return fused_attention_backward(tensors, op, {at.workspace, at.workspace_bytes}, at.stream);
-  }
-  const Launch at = launch(unfused_attention_backward_workspace(op, qkv.dtype));
-  unfused_attention_backward(tensors, op, {at.workspace, at.workspace_bytes}, gemm_, at.stream);
+  if (fused_attention_supports(qkv, op))
+    return fused_attention_backward(launch(fused_attention_workspace(op)), tensors, op);
+  const std::size_t workspace = unfused_attention_backward_workspace(op, qkv.dtype);
+  unfused_attention_backward(launch(workspace), tensors, op, gemm_);
 }
 
 void CudaBackend::do_gather_rows(TensorView out, ConstTensorView x,

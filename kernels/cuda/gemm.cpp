@@ -137,8 +137,8 @@ void Gemm::Plan::choose_algorithm(cublasLtHandle_t handle, const GemmShape& shap
   algorithm = found.algo;
 }
 
-Gemm::Gemm(const Stream& stream)
-    : stream_(stream), memory_(stream), workspace_(kWorkspaceBytes, memory_) {
+Gemm::Gemm(const Stream& stream, Memory& memory)
+    : stream_(stream), workspace_(kWorkspaceBytes, memory) {
   check(cublasLtCreate(&handle_), "start");
 }
 
@@ -169,16 +169,7 @@ void Gemm::multiply(const GemmShape& shape, const GemmOperands& operands) {
 void Gemm::multiply(const MatrixBatch<void>& out, const MatrixBatch<const void>& a,
                     const MatrixBatch<const void>& b, Transpose transpose, std::int64_t sequences,
                     std::int64_t heads) {
-  GemmShape shape;
-  shape.transpose = transpose;
-  shape.in = a.dtype;
-  shape.out = out.dtype;
-  shape.m = out.rows;
-  shape.n = out.cols;
-  shape.k = transpose == Transpose::a ? a.rows : a.cols;
-  shape.a_ld = a.ld;
-  shape.b_ld = b.ld;
-  shape.out_ld = out.ld;
+  GemmShape shape = shape_of(out, a, b, transpose);
   shape.batch = heads;
   shape.a_stride = a.head_stride;
   shape.b_stride = b.head_stride;

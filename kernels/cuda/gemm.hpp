@@ -11,7 +11,6 @@
 
 #include "core/tensor.hpp"
 #include "kernels/cuda/attention.hpp"
-#include "kernels/cuda/device_memory.hpp"
 #include "kernels/cuda/runtime.hpp"
 #include "kernels/types.hpp"
 
@@ -30,6 +29,23 @@ struct GemmShape {
   auto operator<=>(const GemmShape&) const = default;
 };
 
+// Of one matrix each, without bias: TensorView or MatrixBatch, as long as they have rows, cols, ld
+// and dtype.
+template <class Out, class In>
+GemmShape shape_of(const Out& out, const In& a, const In& b, Transpose transpose) {
+  GemmShape shape;
+  shape.transpose = transpose;
+  shape.in = a.dtype;
+  shape.out = out.dtype;
+  shape.m = out.rows;
+  shape.n = out.cols;
+  shape.k = transpose == Transpose::a ? a.rows : a.cols;
+  shape.a_ld = a.ld;
+  shape.b_ld = b.ld;
+  shape.out_ld = out.ld;
+  return shape;
+}
+
 struct GemmOperands {
   void* out = nullptr;
   const void* a = nullptr;
@@ -44,7 +60,8 @@ struct GemmOperands {
 // run. Pointers and rows start at multiples of 16 bytes.
 class Gemm final : public BatchedGemm {
  public:
-  explicit Gemm(const Stream& stream);
+  // Works in 32 MiB of `memory`.
+  Gemm(const Stream& stream, Memory& memory);
   ~Gemm() override;
 
   void multiply(const GemmShape& shape, const GemmOperands& operands);
@@ -59,7 +76,6 @@ class Gemm final : public BatchedGemm {
 
   const Stream& stream_;
   cublasLtHandle_t handle_ = nullptr;
-  DeviceMemory memory_;
   Buffer<std::byte> workspace_;
   std::map<GemmShape, std::unique_ptr<Plan>> plans_;
 };

@@ -204,14 +204,14 @@ Result<S> run(const Problem<S>& problem, Path path) {
                                 : std::max(unfused_attention_forward_workspace(op, dtype_of<S>()),
                                            unfused_attention_backward_workspace(op, dtype_of<S>()));
   const DeviceBuffer<std::byte> memory(bytes);
-  const Workspace workspace{memory.data(), bytes};
+  const Launch at{nullptr, memory.data(), bytes};
   if (fused) {
     EXPECT_TRUE(fused_attention_supports(forward.qkv, op));
-    fused_attention_forward(forward, op, nullptr);
-    fused_attention_backward(backward, op, workspace, nullptr);
+    fused_attention_forward(at, forward, op);
+    fused_attention_backward(at, backward, op);
   } else {
-    unfused_attention_forward(forward, op, workspace, gemm, nullptr);
-    unfused_attention_backward(backward, op, workspace, gemm, nullptr);
+    unfused_attention_forward(at, forward, op, gemm);
+    unfused_attention_backward(at, backward, op, gemm);
   }
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   return {out.host(), dqkv.host(), lse.host()};
@@ -410,9 +410,9 @@ TEST(FusedAttentionLimits, AsksForTheRightShapes) {
   EXPECT_FALSE(fused_attention_supports(qkv.col_slice(1, 8), op));
   op.head_dim = 96;
   EXPECT_FALSE(fused_attention_supports(qkv, op));
-  EXPECT_THROW(fused_attention_forward({{}, {}, qkv}, op, nullptr), InternalError);
+  EXPECT_THROW(fused_attention_forward({}, {{}, {}, qkv}, op), InternalError);
   op.head_dim = 64;
-  EXPECT_THROW(fused_attention_backward({{}, {}, qkv, {}, {}}, op, {}, nullptr), InternalError);
+  EXPECT_THROW(fused_attention_backward({}, {{}, {}, qkv, {}, {}}, op), InternalError);
 }
 
 }  // namespace
