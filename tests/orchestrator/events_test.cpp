@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/events.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/file.hpp"
+#include "orchestrator/stage_state.hpp"
+#include "tests/support/temporary_folder.hpp"
+
+namespace demist {
+namespace {
+
+TEST(Events, LinesOfSeveralWritersStayWhole) {
+  const test::TemporaryFolder folder;
+  constexpr int kWriters = 4, kLines = 50;
+  std::vector<std::jthread> writers;
+  for (int writer = 0; writer < kWriters; ++writer)
+    writers.emplace_back([&folder, writer] {
+      for (int line = 0; line < kLines; ++line)
+        append_event(folder.path(), "tick", {{"writer", writer}, {"line", line}});
+    });
+  writers.clear();
+  std::istringstream lines(read_file(folder.path() / kEventFile));
+  std::vector<int> next(kWriters, 0);
+  for (std::string text; std::getline(lines, text);) {
+    const auto json = nlohmann::json::parse(text);
+    EXPECT_EQ(json.at("event"), "tick");
+    EXPECT_NEAR(json.at("time").get<double>(), unix_seconds(), 60);
+    EXPECT_EQ(json.at("line").get<int>(), next[json.at("writer").get<std::size_t>()]++);
+  }
+  EXPECT_EQ(next, std::vector<int>(kWriters, kLines));
+}
+
+TEST(Events, AFolderThatCannotBeWrittenIsNoError) {
+  EXPECT_NO_THROW(append_event("/proc/no-such-folder", "start", {}));
+}
+
+}  // namespace
+}  // namespace demist
