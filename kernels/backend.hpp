@@ -101,17 +101,21 @@ class Backend {
                               std::span<const float> lse, const CrossEntropyRows& rows,
                               const VocabularyPart& part);
 
-  // acc += round(grad * 2^exponent), ties to even. Where |grad| * 2^exponent >= 2^62 the sum is
-  // lost; max_abs tells.
-  void fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad, int exponent);
+  // For each piece i: acc += round(grad * scale), ties to even, and largest[i] = the larger of
+  // itself and the piece's |grad|, as max_abs. Where |grad| * scale >= 2^62 the sum is lost;
+  // `largest` tells. acc may be empty: only `largest` is wanted.
+  void fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
+                       std::span<const float> grad, const ScaledPieces& pieces);
   // largest[0] = the larger of itself and every |value|; NaN sticks, and any value that is not
   // finite makes it NaN.
   void max_abs(std::span<float> largest, std::span<const float> values);
-  // out = acc * 2^-exponent, rounded once to fp32.
-  void fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc, int exponent);
-  // out = fp32(round(grad * 2^exponent)) * 2^-exponent: what fixed_point_add of one gradient to
-  // zero and fixed_point_to_float come to, without the integers in memory. out may alias grad.
-  void fixed_point_round(std::span<float> out, std::span<const float> grad, int exponent);
+  // out = acc / scale, rounded once to fp32. Elements outside the pieces stay.
+  void fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
+                            const ScaledPieces& pieces);
+  // out = fp32(round(grad * scale)) / scale: what fixed_point_add of one gradient to zero and
+  // fixed_point_to_float come to, without the integers in memory. out may alias grad.
+  void fixed_point_round(std::span<float> out, std::span<const float> grad,
+                         const ScaledPieces& pieces);
   // Sum of squares in double, each kNormTile elements in a fixed order; out has one value a tile.
   static constexpr std::int64_t kNormTile = 1024;
   void tile_sum_squares(std::span<double> out, std::span<const float> values);
@@ -162,13 +166,13 @@ class Backend {
                                          ConstTensorView logits, std::span<const float> lse,
                                          const CrossEntropyRows& rows,
                                          const VocabularyPart& part) = 0;
-  virtual void do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
-                                  int exponent) = 0;
+  virtual void do_fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
+                                  std::span<const float> grad, const ScaledPieces& pieces) = 0;
   virtual void do_max_abs(std::span<float> largest, std::span<const float> values) = 0;
   virtual void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
-                                       int exponent) = 0;
+                                       const ScaledPieces& pieces) = 0;
   virtual void do_fixed_point_round(std::span<float> out, std::span<const float> grad,
-                                    int exponent) = 0;
+                                    const ScaledPieces& pieces) = 0;
   virtual void do_tile_sum_squares(std::span<double> out, std::span<const float> values) = 0;
   virtual void do_adamw(std::span<float> param, std::span<float> m, std::span<float> v,
                         std::span<const float> grad, TensorView work, const AdamW& op) = 0;

@@ -46,6 +46,17 @@ class Check {
                             " is outside [0, " + std::to_string(limit) + ")");
   }
 
+  void pieces(const ScaledPieces& pieces, std::int64_t size) const {
+    if (!readable_) return;
+    for (const ScaledPiece& piece : pieces.pieces) {
+      that(piece.begin >= 0 && piece.count > 0 && piece.count <= ScaledPiece::kLongest &&
+               piece.begin + piece.count <= size,
+           "a piece lies outside the buffers");
+      that(piece.tensor >= 0 && piece.tensor < std::ssize(pieces.scale), "a piece has no scale");
+      that(!pieces.aligned || piece.begin % 8 == 0, "a piece is not aligned");
+    }
+  }
+
   void rows(const CrossEntropyRows& rows, std::int64_t m) const {
     vector(rows.target, m, "target");
     vector(rows.weight, m, "weight");
@@ -330,10 +341,13 @@ void Backend::cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
   do_cross_entropy_backward(dlogits, dbias, logits, lse, rows, part);
 }
 
-void Backend::fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
-                              int exponent) {
-  Check("fixed_point_add").vector(grad, length(acc), "grad");
-  do_fixed_point_add(acc, grad, exponent);
+void Backend::fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
+                              std::span<const float> grad, const ScaledPieces& pieces) {
+  const Check check("fixed_point_add", on_host());
+  if (!acc.empty()) check.vector(acc, length(grad), "acc");
+  check.vector(largest, length(pieces.pieces), "largest");
+  check.pieces(pieces, length(grad));
+  do_fixed_point_add(acc, largest, grad, pieces);
 }
 
 void Backend::max_abs(std::span<float> largest, std::span<const float> values) {
@@ -342,14 +356,19 @@ void Backend::max_abs(std::span<float> largest, std::span<const float> values) {
 }
 
 void Backend::fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
-                                   int exponent) {
-  Check("fixed_point_to_float").vector(out, length(acc), "out");
-  do_fixed_point_to_float(out, acc, exponent);
+                                   const ScaledPieces& pieces) {
+  const Check check("fixed_point_to_float", on_host());
+  check.vector(out, length(acc), "out");
+  check.pieces(pieces, length(acc));
+  do_fixed_point_to_float(out, acc, pieces);
 }
 
-void Backend::fixed_point_round(std::span<float> out, std::span<const float> grad, int exponent) {
-  Check("fixed_point_round").vector(grad, length(out), "grad");
-  do_fixed_point_round(out, grad, exponent);
+void Backend::fixed_point_round(std::span<float> out, std::span<const float> grad,
+                                const ScaledPieces& pieces) {
+  const Check check("fixed_point_round", on_host());
+  check.vector(grad, length(out), "grad");
+  check.pieces(pieces, length(out));
+  do_fixed_point_round(out, grad, pieces);
 }
 
 void Backend::tile_sum_squares(std::span<double> out, std::span<const float> values) {

@@ -118,6 +118,20 @@ struct Attention {
   static constexpr std::uint32_t kMaxHeads = 1024;
 };
 
+// Tensors that lie in one flat buffer, each with a power of two of its own, cut into pieces: what
+// the fixed-point operations work through in one go.
+struct ScaledPiece {
+  static constexpr std::int64_t kLongest = 1 << 16;
+  std::int64_t begin = 0;   // first element, in every buffer that the operation is given
+  std::int32_t count = 0;   // 1 .. kLongest
+  std::int32_t tensor = 0;  // whose scale
+};
+struct ScaledPieces {
+  std::span<const ScaledPiece> pieces = {};
+  std::span<const double> scale = {};  // [tensors] 2^exponent, |exponent| < 1,000
+  bool aligned = false;                // every begin is a multiple of 8
+};
+
 struct AdamW {
   float lr = 0, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
   // 1 / (1 - beta^t), computed in double on the host.

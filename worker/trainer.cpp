@@ -204,7 +204,7 @@ StepReport Trainer::run_step() {
   for (std::int32_t rescaled = 0; rescaled <= kMaxRescales; ++rescaled) {
     StepTotals totals = t.accumulate(batches, plan.step);
     const double compute_seconds = seconds_since(start);
-    const auto result = t.reducer->finish(t.shard_grads.span());
+    const auto result = t.reducer->finish();
     if (result == GradientReducer::Result::redo) continue;
     totals.all_reduce(t.groups);
     StepReport report;
@@ -224,10 +224,11 @@ StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batche
   const std::uint64_t key =
       stream_key(config.seed, "dropout/" + config.stage, static_cast<std::uint64_t>(at_step));
   StepTotals totals;
-  reducer->begin(batches.size());
+  reducer->begin(batches.size(), shard_grads.span());
   for (const data::MicroBatch& batch : batches) {
-    const double loss = model.forward_backward(optimizer.weights(), grad_views, batch, key);
-    reducer->add(grads.span());
+    const double loss =
+        model.forward_backward(optimizer.weights(), grad_views, batch, key,
+                               [&](std::int64_t layer) { reducer->add(grads.span(), layer); });
     totals.add(batch, loss, model_flops(config.model, batch));
   }
   return totals;

@@ -22,6 +22,14 @@ constexpr std::int64_t kMinPieceRows = 16;
 
 std::int64_t length(const auto& values) { return static_cast<std::int64_t>(values.size()); }
 
+// Of numbers that are not negative. NaN sticks: it compares false with everything.
+float larger(float a, float b) { return b <= a || std::isnan(a) ? a : b; }
+
+double scale_of(const ScaledPieces& pieces, std::int64_t i) {
+  const ScaledPiece& piece = pieces.pieces[static_cast<std::size_t>(i)];
+  return pieces.scale[static_cast<std::size_t>(piece.tensor)];
+}
+
 // Calls body(RowRange) for pieces of about kGrain elements.
 template <class Body>
 void for_rows(std::int64_t rows, std::int64_t cols, Body&& body) {
@@ -281,11 +289,19 @@ void CpuBackend::do_cross_entropy_backward(TensorView dlogits, std::span<float> 
   combine_pieces(dbias, pieces, logits.cols, 0, Combine::add);
 }
 
-void CpuBackend::do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
-                                    int exponent) {
-  const double scale = std::ldexp(1.0, exponent);
-  parallel_ranges(length(acc), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    isa_.fixed_point_add(acc.data() + begin, grad.data() + begin, end - begin, scale);
+void CpuBackend::do_fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
+                                    std::span<const float> grad, const ScaledPieces& pieces) {
+  constexpr std::int64_t kBlock = 4096;  // stays in the first cache between the two passes
+  parallel_for(length(pieces.pieces), [&](std::int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    const ScaledPiece& piece = pieces.pieces[at];
+    const std::int64_t end = piece.begin + piece.count;
+    for (std::int64_t begin = piece.begin; begin < end; begin += kBlock) {
+      const std::int64_t count = std::min(kBlock, end - begin);
+      largest[at] = larger(largest[at], isa_.max_abs(grad.data() + begin, count));
+      if (!acc.empty())
+        isa_.fixed_point_add(acc.data() + begin, grad.data() + begin, count, scale_of(pieces, i));
+    }
   });
 }
 
@@ -295,24 +311,25 @@ void CpuBackend::do_max_abs(std::span<float> largest, std::span<const float> val
     found[static_cast<std::size_t>(begin / kGrain)] =
         isa_.max_abs(values.data() + begin, end - begin);
   });
-  // NaN must stick: it compares false with everything.
-  for (const float value : found)
-    if (!(value <= largest[0])) largest[0] = std::isnan(largest[0]) ? largest[0] : value;
+  for (const float value : found) largest[0] = larger(largest[0], value);
 }
 
 void CpuBackend::do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
-                                         int exponent) {
-  const double scale = std::ldexp(1.0, -exponent);
-  parallel_ranges(length(out), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    isa_.fixed_point_to_float(out.data() + begin, acc.data() + begin, end - begin, scale);
+                                         const ScaledPieces& pieces) {
+  parallel_for(length(pieces.pieces), [&](std::int64_t i) {
+    const ScaledPiece& piece = pieces.pieces[static_cast<std::size_t>(i)];
+    isa_.fixed_point_to_float(out.data() + piece.begin, acc.data() + piece.begin, piece.count,
+                              1 / scale_of(pieces, i));
   });
 }
 
 void CpuBackend::do_fixed_point_round(std::span<float> out, std::span<const float> grad,
-                                      int exponent) {
-  const double scale = std::ldexp(1.0, exponent), inverse = std::ldexp(1.0, -exponent);
-  parallel_ranges(length(out), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    isa_.fixed_point_round(out.data() + begin, grad.data() + begin, end - begin, {scale, inverse});
+                                      const ScaledPieces& pieces) {
+  parallel_for(length(pieces.pieces), [&](std::int64_t i) {
+    const ScaledPiece& piece = pieces.pieces[static_cast<std::size_t>(i)];
+    const double scale = scale_of(pieces, i);
+    isa_.fixed_point_round(out.data() + piece.begin, grad.data() + piece.begin, piece.count,
+                           {scale, 1 / scale});
   });
 }
 

@@ -62,13 +62,13 @@ class CpuBackend final : public Backend {
   void do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
                                  std::span<const float> lse, const CrossEntropyRows& rows,
                                  const VocabularyPart& part) override;
-  void do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
-                          int exponent) override;
+  void do_fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
+                          std::span<const float> grad, const ScaledPieces& pieces) override;
   void do_max_abs(std::span<float> largest, std::span<const float> values) override;
   void do_fixed_point_round(std::span<float> out, std::span<const float> grad,
-                            int exponent) override;
+                            const ScaledPieces& pieces) override;
   void do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
-                               int exponent) override;
+                               const ScaledPieces& pieces) override;
   void do_tile_sum_squares(std::span<double> out, std::span<const float> values) override;
   void do_adamw(std::span<float> param, std::span<float> m, std::span<float> v,
                 std::span<const float> grad, TensorView work, const AdamW& op) override;

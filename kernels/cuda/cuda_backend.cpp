@@ -184,9 +184,9 @@ void CudaBackend::do_cross_entropy_backward(TensorView dlogits, std::span<float>
                                dlogits, dbias, logits, lse, rows, part);
 }
 
-void CudaBackend::do_fixed_point_add(std::span<std::int64_t> acc, std::span<const float> grad,
-                                     int exponent) {
-  cuda::fixed_point_add(launch(), acc, grad, exponent);
+void CudaBackend::do_fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
+                                     std::span<const float> grad, const ScaledPieces& pieces) {
+  cuda::fixed_point_add(launch(), acc, largest, grad, pieces);
 }
 
 void CudaBackend::do_max_abs(std::span<float> largest, std::span<const float> values) {
@@ -195,13 +195,13 @@ void CudaBackend::do_max_abs(std::span<float> largest, std::span<const float> va
 }
 
 void CudaBackend::do_fixed_point_to_float(std::span<float> out, std::span<const std::int64_t> acc,
-                                          int exponent) {
-  cuda::fixed_point_to_float(launch(), out, acc, exponent);
+                                          const ScaledPieces& pieces) {
+  cuda::fixed_point_to_float(launch(), out, acc, pieces);
 }
 
 void CudaBackend::do_fixed_point_round(std::span<float> out, std::span<const float> grad,
-                                       int exponent) {
-  cuda::fixed_point_round(launch(), out, grad, exponent);
+                                       const ScaledPieces& pieces) {
+  cuda::fixed_point_round(launch(), out, grad, pieces);
 }
 
 void CudaBackend::do_tile_sum_squares(std::span<double> out, std::span<const float> values) {

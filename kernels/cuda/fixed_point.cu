@@ -27,11 +27,6 @@ __device__ __forceinline__ float floating(std::int64_t acc, double inverse) {
   return static_cast<float>(static_cast<double>(static_cast<float>(acc)) * inverse);
 }
 
-__device__ __forceinline__ std::int64_t first_of_chunk() {
-  return (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kChunk;
-}
-dim3 chunk_grid(std::int64_t size) { return blocks(ceil_div(size, kThreads * kChunk)); }
-
 struct Integers {
   std::int64_t v[kChunk];
 };
@@ -60,41 +55,80 @@ __device__ __forceinline__ void store_integers(std::int64_t* p, std::int64_t fir
       if (first + i < size) p[first + i] = x.v[i];
 }
 
+// |x| as bits, which are ordered as the numbers are. Not finite: the bits of a NaN, above all.
+__device__ __forceinline__ std::uint32_t magnitude(float x) {
+  constexpr std::uint32_t kInfinity = 0x7f800000u, kNan = 0x7fc00000u;
+  const std::uint32_t bits = __float_as_uint(x) & 0x7fffffffu;
+  return bits >= kInfinity ? kNan : bits;
+}
+
+// The largest of all threads' values; valid in thread 0.
+__device__ __forceinline__ std::uint32_t block_largest(std::uint32_t largest) {
+  auto& warp_largest = shared<std::uint32_t[kThreads / kWarpSize], struct WarpLargest>();
+  largest = warp_max(largest);
+  if (threadIdx.x % kWarpSize == 0) warp_largest[threadIdx.x / kWarpSize] = largest;
+  __syncthreads();
+  if (threadIdx.x > 0) return 0;
+  for (const std::uint32_t other : warp_largest) largest = std::max(largest, other);
+  return largest;
+}
+
+// The elements of a block's piece, a chunk a thread: body(first element, how many are left).
+template <class Body>
+__device__ __forceinline__ void for_chunks(const ScaledPiece& piece, Body&& body) {
+  for (std::int64_t first = threadIdx.x * kChunk; first < piece.count; first += kThreads * kChunk)
+    body(first);
+}
+
 template <Access kAccess>
-__global__ __launch_bounds__(kThreads) void add_kernel(std::int64_t* acc, const float* grad,
-                                                       std::int64_t size, double scale) {
-  const std::int64_t first = first_of_chunk();
-  if (first >= size) return;
-  const Chunk g = load_chunk<kAccess>(grad, first, size);
-  Integers sum = load_integers<kAccess>(acc, first, size);
-  for (int i = 0; i < kChunk; ++i) {  // wraps around, as the CPU's integers do
-    const auto added =
-        static_cast<std::uint64_t>(sum.v[i]) + static_cast<std::uint64_t>(fixed(g[i], scale));
-    sum.v[i] = static_cast<std::int64_t>(added);
-  }
-  store_integers<kAccess>(acc, first, size, sum);
+__global__ __launch_bounds__(kThreads) void add_kernel(std::int64_t* acc, float* largest,
+                                                       const float* grad, const ScaledPiece* pieces,
+                                                       const double* scales) {
+  const ScaledPiece piece = pieces[blockIdx.x];
+  const double scale = scales[piece.tensor];
+  std::uint32_t most = 0;
+  for_chunks(piece, [&](std::int64_t first) {
+    const Chunk g = load_chunk<kAccess>(grad + piece.begin, first, piece.count);
+    for (int i = 0; i < kChunk; ++i) most = std::max(most, magnitude(g[i]));
+    if (acc == nullptr) return;
+    Integers sum = load_integers<kAccess>(acc + piece.begin, first, piece.count);
+    for (int i = 0; i < kChunk; ++i) {  // wraps around, as the CPU's integers do
+      const auto added =
+          static_cast<std::uint64_t>(sum.v[i]) + static_cast<std::uint64_t>(fixed(g[i], scale));
+      sum.v[i] = static_cast<std::int64_t>(added);
+    }
+    store_integers<kAccess>(acc + piece.begin, first, piece.count, sum);
+  });
+  most = block_largest(most);
+  if (threadIdx.x > 0) return;
+  largest[blockIdx.x] = __uint_as_float(std::max(most, magnitude(largest[blockIdx.x])));
 }
 
 template <Access kAccess>
 __global__ __launch_bounds__(kThreads) void to_float_kernel(float* out, const std::int64_t* acc,
-                                                            std::int64_t size, double inverse) {
-  const std::int64_t first = first_of_chunk();
-  if (first >= size) return;
-  const Integers sum = load_integers<kAccess>(acc, first, size);
-  Chunk x;
-  for (int i = 0; i < kChunk; ++i) x[i] = floating(sum.v[i], inverse);
-  store_chunk<kAccess>(out, first, size, x);
+                                                            const ScaledPiece* pieces,
+                                                            const double* scales) {
+  const ScaledPiece piece = pieces[blockIdx.x];
+  const double inverse = 1 / scales[piece.tensor];
+  for_chunks(piece, [&](std::int64_t first) {
+    const Integers sum = load_integers<kAccess>(acc + piece.begin, first, piece.count);
+    Chunk x;
+    for (int i = 0; i < kChunk; ++i) x[i] = floating(sum.v[i], inverse);
+    store_chunk<kAccess>(out + piece.begin, first, piece.count, x);
+  });
 }
 
 template <Access kAccess>
 __global__ __launch_bounds__(kThreads) void round_kernel(float* out, const float* grad,
-                                                         std::int64_t size, double scale,
-                                                         double inverse) {
-  const std::int64_t first = first_of_chunk();
-  if (first >= size) return;
-  Chunk x = load_chunk<kAccess>(grad, first, size);
-  for (int i = 0; i < kChunk; ++i) x[i] = floating(fixed(x[i], scale), inverse);
-  store_chunk<kAccess>(out, first, size, x);
+                                                         const ScaledPiece* pieces,
+                                                         const double* scales) {
+  const ScaledPiece piece = pieces[blockIdx.x];
+  const double scale = scales[piece.tensor], inverse = 1 / scale;
+  for_chunks(piece, [&](std::int64_t first) {
+    Chunk x = load_chunk<kAccess>(grad + piece.begin, first, piece.count);
+    for (int i = 0; i < kChunk; ++i) x[i] = floating(fixed(x[i], scale), inverse);
+    store_chunk<kAccess>(out + piece.begin, first, piece.count, x);
+  });
 }
 
 constexpr std::int64_t kMaxAbsPiece = 8 * kThreads * kChunk;  // elements a block, at least
@@ -104,19 +138,11 @@ std::int64_t max_abs_piece(std::int64_t size) {
   return round_up(std::max(ceil_div(size, kMaxAbsPieces), kMaxAbsPiece), kMaxAbsPiece);
 }
 
-// |x| as bits, which are ordered as the numbers are. Not finite: the bits of a NaN, above all.
-__device__ __forceinline__ std::uint32_t magnitude(float x) {
-  constexpr std::uint32_t kInfinity = 0x7f800000u, kNan = 0x7fc00000u;
-  const std::uint32_t bits = __float_as_uint(x) & 0x7fffffffu;
-  return bits >= kInfinity ? kNan : bits;
-}
-
 // out[b] = the largest magnitude of piece b, of `previous` too where it is given.
 template <Access kAccess>
 __global__ __launch_bounds__(kThreads) void max_abs_kernel(float* out, const float* values,
                                                            std::int64_t size, std::int64_t piece,
                                                            const float* previous) {
-  auto& warp_largest = shared<std::uint32_t[kThreads / kWarpSize], struct WarpLargest>();
   const std::int64_t begin = blockIdx.x * piece;
   const std::int64_t end = begin + piece < size ? begin + piece : size;
   std::uint32_t largest = previous ? magnitude(*previous) : 0;
@@ -124,44 +150,41 @@ __global__ __launch_bounds__(kThreads) void max_abs_kernel(float* out, const flo
     const Chunk x = load_chunk<kAccess>(values, first, end);
     for (int i = 0; i < kChunk; ++i) largest = std::max(largest, magnitude(x[i]));
   }
-  largest = warp_max(largest);
-  if (threadIdx.x % kWarpSize == 0) warp_largest[threadIdx.x / kWarpSize] = largest;
-  __syncthreads();
-  if (threadIdx.x > 0) return;
-  for (const std::uint32_t other : warp_largest) largest = std::max(largest, other);
-  out[blockIdx.x] = __uint_as_float(largest);
+  largest = block_largest(largest);
+  if (threadIdx.x == 0) out[blockIdx.x] = __uint_as_float(largest);
 }
+
+// One block a piece.
+template <class Kernel>
+void for_pieces(const ScaledPieces& pieces, bool aligned, Kernel&& kernel) {
+  if (pieces.pieces.empty()) return;
+  with_access<Access::tail>(pieces.aligned && aligned, kernel);
+}
+dim3 grid_of(const ScaledPieces& pieces) { return blocks(std::ssize(pieces.pieces)); }
 
 }  // namespace
 
-void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc, std::span<const float> grad,
-                     int exponent) {
-  if (acc.empty()) return;
-  const auto size = static_cast<std::int64_t>(acc.size());
-  with_access<Access::tail>(all_aligned(acc, grad), [&]<Access kAccess>() {
-    cuda::launch(add_kernel<kAccess>, chunk_grid(size), dim3(kThreads), 0, launch.stream,
-                 acc.data(), grad.data(), size, std::ldexp(1.0, exponent));
+void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc, std::span<float> largest,
+                     std::span<const float> grad, const ScaledPieces& pieces) {
+  for_pieces(pieces, all_aligned(acc, grad), [&]<Access kAccess>() {
+    cuda::launch(add_kernel<kAccess>, grid_of(pieces), dim3(kThreads), 0, launch.stream, acc.data(),
+                 largest.data(), grad.data(), pieces.pieces.data(), pieces.scale.data());
   });
 }
 
 void fixed_point_to_float(const Launch& launch, std::span<float> out,
-                          std::span<const std::int64_t> acc, int exponent) {
-  if (out.empty()) return;
-  const auto size = static_cast<std::int64_t>(out.size());
-  with_access<Access::tail>(all_aligned(out, acc), [&]<Access kAccess>() {
-    cuda::launch(to_float_kernel<kAccess>, chunk_grid(size), dim3(kThreads), 0, launch.stream,
-                 out.data(), acc.data(), size, std::ldexp(1.0, -exponent));
+                          std::span<const std::int64_t> acc, const ScaledPieces& pieces) {
+  for_pieces(pieces, all_aligned(out, acc), [&]<Access kAccess>() {
+    cuda::launch(to_float_kernel<kAccess>, grid_of(pieces), dim3(kThreads), 0, launch.stream,
+                 out.data(), acc.data(), pieces.pieces.data(), pieces.scale.data());
   });
 }
 
 void fixed_point_round(const Launch& launch, std::span<float> out, std::span<const float> grad,
-                       int exponent) {
-  if (out.empty()) return;
-  const auto size = static_cast<std::int64_t>(out.size());
-  with_access<Access::tail>(all_aligned(out, grad), [&]<Access kAccess>() {
-    cuda::launch(round_kernel<kAccess>, chunk_grid(size), dim3(kThreads), 0, launch.stream,
-                 out.data(), grad.data(), size, std::ldexp(1.0, exponent),
-                 std::ldexp(1.0, -exponent));
+                       const ScaledPieces& pieces) {
+  for_pieces(pieces, all_aligned(out, grad), [&]<Access kAccess>() {
+    cuda::launch(round_kernel<kAccess>, grid_of(pieces), dim3(kThreads), 0, launch.stream,
+                 out.data(), grad.data(), pieces.pieces.data(), pieces.scale.data());
   });
 }
 

@@ -64,12 +64,12 @@ void cross_entropy_backward(const Launch& launch, TensorView dlogits, std::span<
 
 // Bits of the CPU's: fixed point, max_abs, tile_sum_squares, adamw (work in bf16: except that
 // numbers below 2^-126 keep their bits here and may become 0 there).
-void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc, std::span<const float> grad,
-                     int exponent);
+void fixed_point_add(const Launch& launch, std::span<std::int64_t> acc, std::span<float> largest,
+                     std::span<const float> grad, const ScaledPieces& pieces);
 void fixed_point_to_float(const Launch& launch, std::span<float> out,
-                          std::span<const std::int64_t> acc, int exponent);
+                          std::span<const std::int64_t> acc, const ScaledPieces& pieces);
 void fixed_point_round(const Launch& launch, std::span<float> out, std::span<const float> grad,
-                       int exponent);
+                       const ScaledPieces& pieces);
 std::size_t max_abs_workspace(std::int64_t size);
 void max_abs(const Launch& launch, std::span<float> largest, std::span<const float> values);
 void tile_sum_squares(const Launch& launch, std::span<double> out, std::span<const float> values);

@@ -2,12 +2,13 @@
 #include <bit>
 
 #include "tests/cuda/pair.hpp"
+#include "tests/support/one_tensor.hpp"
 
 namespace demist::cuda::test {
 namespace {
 
 // Of these operations the device must have the CPU's bits.
-const std::int64_t kSizes[] = {1, 7, 8, 1023, 1024, 1025, 20003};
+const std::int64_t kSizes[] = {1, 7, 8, 1023, 1024, 1025, 20003, 70001};
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 std::vector<float> random_floats(std::int64_t n, std::uint64_t seed, double scale = 1) {
@@ -27,6 +28,20 @@ std::vector<float> awkward_floats(std::int64_t n) {
   return values;
 }
 
+// One tensor of n elements from `begin` on, on both sides.
+class DevicePieces {
+ public:
+  DevicePieces(std::int64_t n, int exponent, std::int64_t begin = 0)
+      : host_(n, exponent, begin), pieces_(host_.pieces()), scale_(host_.scale()) {}
+  ScaledPieces host() const { return host_.view(); }
+  ScaledPieces device() const { return {pieces_.span(), scale_.span(), host_.view().aligned}; }
+
+ private:
+  demist::test::OneTensor host_;
+  DeviceList<ScaledPiece> pieces_;
+  DeviceList<double> scale_;
+};
+
 class DeviceOptimizerTest : public testing::Test {
  protected:
   const std::unique_ptr<Backend> cpu_ = make_cpu_backend();
@@ -40,9 +55,13 @@ TEST_F(DeviceOptimizerTest, FixedPointAddHasTheCpusBits) {
       std::vector<std::int64_t> acc(grad.size(), -5);
       const DeviceList<float> device_grad(grad);
       const DeviceList<std::int64_t> device_acc(acc);
-      cpu_->fixed_point_add(acc, grad, exponent);
-      fixed_point_add(launch_, device_acc, device_grad, exponent);
+      const DevicePieces pieces(n, exponent);
+      std::vector<float> largest(pieces.host().pieces.size(), 2.0f);
+      const DeviceList<float> device_largest(largest);
+      cpu_->fixed_point_add(acc, largest, grad, pieces.host());
+      fixed_point_add(launch_, device_acc, device_largest, device_grad, pieces.device());
       EXPECT_EQ(device_acc.host(), acc) << n << " elements, exponent " << exponent;
+      EXPECT_EQ(bits(device_largest.host()), bits(largest));
     }
 }
 
@@ -56,8 +75,9 @@ TEST_F(DeviceOptimizerTest, FixedPointToFloatHasTheCpusBits) {
       std::vector<float> out(acc.size());
       const DeviceList<std::int64_t> device_acc(acc);
       const DeviceList<float> device_out(out);
-      cpu_->fixed_point_to_float(out, acc, exponent);
-      fixed_point_to_float(launch_, device_out, device_acc, exponent);
+      const DevicePieces pieces(n, exponent);
+      cpu_->fixed_point_to_float(out, acc, pieces.host());
+      fixed_point_to_float(launch_, device_out, device_acc, pieces.device());
       EXPECT_EQ(bits(device_out.host()), bits(out)) << n << " elements, exponent " << exponent;
     }
 }
@@ -67,8 +87,9 @@ TEST_F(DeviceOptimizerTest, FixedPointRoundHasTheCpusBits) {
     for (const int exponent : {-3, 0, 20, 61}) {
       std::vector<float> grad = awkward_floats(n);
       const DeviceList<float> device(grad);
-      cpu_->fixed_point_round(grad, grad, exponent);
-      fixed_point_round(launch_, device, device, exponent);
+      const DevicePieces pieces(n, exponent);
+      cpu_->fixed_point_round(grad, grad, pieces.host());
+      fixed_point_round(launch_, device, device, pieces.device());
       EXPECT_EQ(bits(device.host()), bits(grad)) << n << " elements, exponent " << exponent;
     }
 }
@@ -79,9 +100,15 @@ TEST_F(DeviceOptimizerTest, UnalignedSpans) {
   std::vector<std::int64_t> acc(100, 3);
   const DeviceList<float> device_grad(grad);
   const DeviceList<std::int64_t> device_acc(acc);
-  cpu_->fixed_point_add(std::span(acc).subspan(1, 90), std::span(grad).subspan(3, 90), 10);
-  fixed_point_add(launch_, device_acc.span().subspan(1, 90), device_grad.span().subspan(3, 90), 10);
+  const DevicePieces pieces(80, 10, 5);
+  std::vector<float> largest(1);
+  const DeviceList<float> device_largest(largest);
+  cpu_->fixed_point_add(std::span(acc).subspan(1, 90), largest, std::span(grad).subspan(3, 90),
+                        pieces.host());
+  fixed_point_add(launch_, device_acc.span().subspan(1, 90), device_largest,
+                  device_grad.span().subspan(3, 90), pieces.device());
   EXPECT_EQ(device_acc.host(), acc);
+  EXPECT_EQ(bits(device_largest.host()), bits(largest));
 }
 
 float device_max_abs(float before, const std::vector<float>& values) {

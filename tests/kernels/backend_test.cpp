@@ -250,9 +250,22 @@ TEST(ShapeErrors, Optimizer) {
   Operands t;
   std::vector<std::int64_t> acc(4);
   std::vector<double> tiles(2);
-  expect_refused("fixed_point_add", [&](Backend& b) { b.fixed_point_add(acc, t.d3, 0); });
-  expect_refused("fixed_point_round", [&](Backend& b) { b.fixed_point_round(t.d3, t.d4, 0); });
-  expect_refused("fixed_point_to_float", [&](Backend& b) { b.fixed_point_to_float(t.d3, acc, 0); });
+  const std::vector<ScaledPiece> piece = {{0, 3, 0}}, outside = {{2, 3, 0}}, other = {{0, 3, 1}};
+  const std::vector<double> scale = {1};
+  const auto pieces = [&](const std::vector<ScaledPiece>& p) { return ScaledPieces{p, scale}; };
+  std::vector<float> one(1);
+  const auto add = [&](auto& grad, auto& largest, const ScaledPieces& p) {
+    expect_refused("fixed_point_add",
+                   [&](Backend& b) { b.fixed_point_add(acc, largest, grad, p); });
+  };
+  add(t.d3, one, pieces(piece));
+  add(t.d4, t.d3, pieces(piece));
+  add(t.d4, one, pieces(outside));
+  add(t.d4, one, pieces(other));
+  expect_refused("fixed_point_round",
+                 [&](Backend& b) { b.fixed_point_round(t.d3, t.d4, pieces(piece)); });
+  expect_refused("fixed_point_to_float",
+                 [&](Backend& b) { b.fixed_point_to_float(t.d3, acc, pieces(piece)); });
   expect_refused("tile_sum_squares", [&](Backend& b) { b.tile_sum_squares(tiles, t.d3); });
   expect_refused("adamw", [&](Backend& b) { b.adamw(t.d4, t.d3, t.d4, t.d4, {}, {}); });
   expect_refused("adamw", [&](Backend& b) { b.adamw(t.d4, t.d4, t.d4, t.d4, t.x.view(), {}); });

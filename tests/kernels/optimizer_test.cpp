@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "tests/support/kernel_fixture.hpp"
+#include "tests/support/one_tensor.hpp"
 
 namespace demist::test {
 namespace {
@@ -11,6 +12,13 @@ class OptimizerTest : public KernelTest {
   float max_abs(std::span<const float> values, float so_far = 0) {
     backend().max_abs({&so_far, 1}, values);
     return so_far;
+  }
+  // Returns the largest |grad|.
+  float add(std::span<std::int64_t> acc, std::span<const float> grad, int exponent) {
+    const OneTensor tensor(std::ssize(grad), exponent);
+    std::vector<float> largest(tensor.size());
+    backend().fixed_point_add(acc, largest, grad, tensor.view());
+    return *std::ranges::max_element(largest);
   }
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, OptimizerTest, every_kernel(), kernel_name);
@@ -24,7 +32,7 @@ std::vector<float> random_floats(std::int64_t n, std::uint64_t seed, double scal
 TEST_P(OptimizerTest, FixedPointRoundsToNearestEven) {
   const std::vector<float> grad = {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 0.75f, -0.25f, 3.0f, 2.5f};
   std::vector<std::int64_t> acc(9, 100);
-  backend().fixed_point_add(acc, grad, 0);
+  add(acc, grad, 0);
   EXPECT_EQ(acc, (std::vector<std::int64_t>{100, 102, 102, 100, 98, 101, 100, 103, 102}));
 }
 
@@ -33,15 +41,51 @@ TEST_P(OptimizerTest, FixedPointAddsExactly) {
     for (const int exponent : {0, 30, 52, 61}) {
       const std::vector<float> grad = random_floats(n, 1);
       std::vector<std::int64_t> acc(static_cast<std::size_t>(n), -5), want = acc;
-      backend().fixed_point_add(acc, grad, exponent);
+      add(acc, grad, exponent);
       for (std::size_t i = 0; i < want.size(); ++i)
         want[i] += std::llrint(std::ldexp(static_cast<double>(grad[i]), exponent));
       EXPECT_EQ(acc, want) << n << " elements, exponent " << exponent;
     }
   std::vector<float> tiny = {0x1p-140f, 0x1p-149f};
   std::vector<std::int64_t> acc(2);
-  backend().fixed_point_add(acc, tiny, 150);
+  add(acc, tiny, 150);
   EXPECT_EQ(acc, (std::vector<std::int64_t>{1024, 2}));
+}
+
+// Two tensors with scales of their own, a gap between them that nobody touches, and one of them in
+// two pieces.
+TEST_P(OptimizerTest, FixedPointWorksOnPieces) {
+  const std::vector<ScaledPiece> pieces = {{0, 10, 1}, {10, 5, 1}, {24, 9, 0}};
+  const std::vector<double> scale = {0x1p3, 0x1p20};
+  const std::vector<float> grad = random_floats(40, 8);
+  std::vector<std::int64_t> acc(40, 7), want = acc;
+  std::vector<float> out(40, -9), want_out = out, want_largest = {0, 0, 100};
+  const auto each = [&](auto&& body) {
+    for (std::size_t p = 0; p < pieces.size(); ++p)
+      for (std::int64_t i = 0; i < pieces[p].count; ++i)
+        body(p, static_cast<std::size_t>(pieces[p].begin + i),
+             scale[static_cast<std::size_t>(pieces[p].tensor)]);
+  };
+  each([&](std::size_t p, std::size_t i, double by) {
+    want[i] += std::llrint(static_cast<double>(grad[i]) * by);
+    want_out[i] = static_cast<float>(static_cast<double>(want[i]) / by);
+    want_largest[p] = std::max(want_largest[p], std::abs(grad[i]));
+  });
+  std::vector<float> largest = {0, 0, 100}, only_largest = largest;
+  const ScaledPieces view{pieces, scale, true};
+  EXPECT_THROW(backend().fixed_point_add(acc, largest, grad, view), InternalError) << "10 % 8";
+  backend().fixed_point_add(acc, largest, grad, {pieces, scale, false});
+  backend().fixed_point_add({}, only_largest, grad, {pieces, scale, false});
+  backend().fixed_point_to_float(out, acc, {pieces, scale, false});
+  EXPECT_EQ(acc, want);
+  EXPECT_EQ(out, want_out);
+  EXPECT_EQ(largest, want_largest);
+  EXPECT_EQ(only_largest, want_largest);
+  std::vector<float> bad = grad;
+  bad[30] = std::nanf("");
+  backend().fixed_point_add({}, only_largest, bad, {pieces, scale, false});
+  EXPECT_EQ(only_largest[1], want_largest[1]);
+  EXPECT_TRUE(std::isnan(only_largest[2]));
 }
 
 TEST_P(OptimizerTest, FixedPointRoundIsAddThenToFloat) {
@@ -50,9 +94,9 @@ TEST_P(OptimizerTest, FixedPointRoundIsAddThenToFloat) {
       std::vector<float> grad = random_floats(n, 5);
       std::vector<std::int64_t> acc(grad.size());
       std::vector<float> want(grad.size());
-      backend().fixed_point_add(acc, grad, exponent);
-      backend().fixed_point_to_float(want, acc, exponent);
-      backend().fixed_point_round(grad, grad, exponent);
+      add(acc, grad, exponent);
+      backend().fixed_point_to_float(want, acc, OneTensor(n, exponent).view());
+      backend().fixed_point_round(grad, grad, OneTensor(n, exponent).view());
       EXPECT_EQ(grad, want) << n << " elements, exponent " << exponent;
     }
 }
@@ -70,7 +114,7 @@ TEST_P(OptimizerTest, FixedPointToFloatRoundsOnce) {
                                    (1ll << 54) + (1ll << 30) + 1,
                                    5};
   std::vector<float> out(acc.size());
-  backend().fixed_point_to_float(out, acc, 54);
+  backend().fixed_point_to_float(out, acc, OneTensor(10, 54).view());
   for (std::size_t i = 0; i < acc.size(); ++i)
     EXPECT_EQ(out[i], std::ldexp(static_cast<float>(acc[i]), -54)) << i;
   EXPECT_EQ(out[0], 1 + 0x1p-23f);

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/philox.hpp"
 #include "tests/support/golden.hpp"
@@ -23,11 +25,17 @@ double relative_error(std::span<const float> a, std::span<const double> b) {
   return std::sqrt(difference / std::max(norm, 1e-30));
 }
 
+double norm_of(std::span<const float> values) {
+  double sum = 0;
+  for (const double v : values) sum += v * v;
+  return std::sqrt(sum);
+}
+
 // A model with golden weights in fp32 and room for gradients.
 class GoldenModel {
  public:
-  explicit GoldenModel(const std::string& name)
-      : golden_(golden::load_model_case(fs::path(DEMIST_GOLDEN_DIR) / name)),
+  explicit GoldenModel(const std::string& name, float dropout = 0)
+      : golden_(with_dropout(golden::load_model_case(fs::path(DEMIST_GOLDEN_DIR) / name), dropout)),
         backend_(make_cpu_backend()),
         tensor_(make_local_communicator()),
         table_(golden_.config, 1, 0),
@@ -73,6 +81,10 @@ class GoldenModel {
     return std::span(grad_arena_)
         .subspan(static_cast<std::size_t>(p.offset), static_cast<std::size_t>(p.local_size()));
   }
+  std::span<float> weights_of(const Parameter& p) {
+    return std::span(weight_arena_)
+        .subspan(static_cast<std::size_t>(p.offset), static_cast<std::size_t>(p.local_size()));
+  }
   const golden::ModelCase& golden() const { return golden_; }
   const ParameterTable& table() const { return table_; }
   Model& model() { return model_; }
@@ -80,6 +92,10 @@ class GoldenModel {
   const ModelViews& grads() const { return grads_; }
 
  private:
+  static golden::ModelCase with_dropout(golden::ModelCase golden, float dropout) {
+    golden.config.hidden_dropout = golden.config.attention_dropout = dropout;
+    return golden;
+  }
   ModelViews views(std::vector<float>& arena) {
     return make_views(golden_.config, table_, arena.data(), DType::f32,
                       arena.data() + table_.matrices_end());
@@ -138,6 +154,41 @@ TEST_P(ModelGolden, WeightsAndSmoothingMatch) {
     EXPECT_LT(relative_error(m.gradient(name), tensor.values), 1e-5) << name;
 }
 
+// Hugging Face drops other elements, so with dropout the gradient is held against the loss itself:
+// the central difference of each tensor along a random direction.
+TEST_P(ModelGolden, GradientsWithDropoutMatchFiniteDifferences) {
+  GoldenModel m(GetParam(), 0.3f);
+  const data::MicroBatch b = m.batch(true);
+  constexpr std::uint64_t kKey = 77;
+  const double loss = m.model().forward_backward(m.weights(), m.grads(), b, kKey);
+  EXPECT_GT(std::abs(loss - m.model().loss(m.weights(), b)), 1e-3 * loss) << "dropout is off";
+  std::map<std::string, std::vector<float>> gradients;
+  for (const Parameter& p : m.table().parameters()) {
+    const std::span<const float> g = m.gradient(p.name);
+    gradients[p.name].assign(g.begin(), g.end());
+  }
+  double largest = 0;
+  for (const auto& [name, gradient] : gradients) largest = std::max(largest, norm_of(gradient));
+  for (const Parameter& p : m.table().parameters()) {
+    // Along the gradient itself the slope is its norm: nothing cancels.
+    const std::vector<float>& direction = gradients[p.name];
+    const double norm = norm_of(direction);
+    if (norm < 1e-4 * largest) continue;  // vanishes identically (key biases), or nearly
+    const double step = 2e-3 / norm;
+    const auto loss_at = [&](double distance) {
+      const std::span<float> values = m.weights_of(p);
+      const std::vector<float> before(values.begin(), values.end());
+      for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] += static_cast<float>(distance * direction[i]);
+      const double result = m.model().forward_backward(m.weights(), m.grads(), b, kKey);
+      std::ranges::copy(before, values.begin());
+      return result;
+    };
+    const double slope = (loss_at(step) - loss_at(-step)) / (2 * step * norm);
+    EXPECT_NEAR(slope, norm, 1e-2 * norm + 1e-4 * largest) << p.name;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Layouts, ModelGolden, testing::Values("xlmr_post", "xlmr_pre"));
 
 TEST(ParameterTable, RunsTileEveryTensorForAnyCut) {
@@ -152,22 +203,45 @@ TEST(ParameterTable, RunsTileEveryTensorForAnyCut) {
     for (int rank = 0; rank < tensor_size; ++rank) {
       const ParameterTable table(config, tensor_size, rank);
       for (const int data_size : {1, 3}) {
-        const auto starts = table.shard_starts(data_size);
-        EXPECT_EQ(starts.back(), table.size());
         for (const Parameter& p : table.parameters()) {
           if (p.split == Split::none && rank > 0) continue;
           auto& count = seen[p.name];
           count.resize(static_cast<std::size_t>(p.rows * p.cols));
           for (int d = 0; d < data_size; ++d)
-            for (const auto& run : ParameterTable::runs(p, starts[static_cast<std::size_t>(d)],
-                                                        starts[static_cast<std::size_t>(d) + 1]))
-              for (std::int64_t i = 0; i < run.count; ++i)
-                ++count[static_cast<std::size_t>(run.logical + i)];
+            for (const ShardSlice& slice : table.shard(data_size, d))
+              for (const auto& run : ParameterTable::runs(p, slice.begin, slice.end))
+                for (std::int64_t i = 0; i < run.count; ++i)
+                  ++count[static_cast<std::size_t>(run.logical + i)];
         }
       }
     }
     for (const auto& [name, counts] : seen)
       for (const int n : counts) ASSERT_EQ(n, 2) << name;
+  }
+}
+
+TEST(ParameterTable, BucketsTileTheArena) {
+  ModelConfig config;
+  config.layers = 4;
+  config.hidden = 640;  // 4.9 M elements a layer: two layers on four ranks make a bucket, not one
+  config.ffn = 2560;
+  config.heads = 4;
+  config.vocab = 83;
+  for (const auto& [tensor_size, layers] :
+       {std::pair{1, std::vector<std::int64_t>{-1, 0, 1, 2, 3, -1}},
+        std::pair{4, std::vector<std::int64_t>{-1, 0, -1}}}) {
+    const ParameterTable table(config, tensor_size, 0);
+    std::vector<std::int64_t> found;
+    std::int64_t end = 0;
+    for (const Bucket& bucket : table.buckets()) {
+      EXPECT_EQ(bucket.begin, end);
+      EXPECT_TRUE(bucket.end <= table.matrices_end() || bucket.begin >= table.matrices_end());
+      end = bucket.end;
+      found.push_back(bucket.first_layer);
+    }
+    EXPECT_EQ(end, table.size());
+    EXPECT_EQ(found, layers);
+    EXPECT_EQ(table.shard(1, 0).back().at, table.buckets().back().begin);
   }
 }
 

@@ -1,5 +1,6 @@
 // The encoder's forward pass. Numbers in the comments are those of encoder_backward.cpp.
 // SPDX-License-Identifier: Apache-2.0
+#include "worker/model/group_product.hpp"
 #include "worker/model/model.hpp"
 
 namespace demist {
@@ -91,18 +92,9 @@ void Model::half_block_end(const ModelViews& weights, const EncoderInput& input,
                                   .grid = input.grid});
 }
 
-// out = x W^T of a column-split W (forward), or dy W of a row-split one (backward): each rank holds
-// part of the reduced dimension, so the products are summed over the tensor group, in fp32.
 void Model::group_product(TensorView out, ConstTensorView x, ConstTensorView weight,
                           Transpose transpose) {
-  if (tensor_.size() == 1) {
-    backend_.gemm(out, x, weight, transpose);
-    return;
-  }
-  const TensorView part = partial_.top(x.rows);
-  backend_.gemm(part, x, weight, transpose);
-  tensor_.all_reduce_sum({part.as<float>(), static_cast<std::size_t>(part.size())});
-  backend_.convert(out, part);
+  group_product(out, x, weight, transpose, [] {});
 }
 
 }  // namespace demist

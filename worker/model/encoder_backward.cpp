@@ -4,16 +4,20 @@
 // and work_b, of the residual that the next half-block added to. Post-LN's residual is y itself, so
 // there both meet before the norm; pre-LN's is the sum, so there they meet after it.
 // SPDX-License-Identifier: Apache-2.0
+#include "worker/model/group_product.hpp"
 #include "worker/model/model.hpp"
 
 namespace demist {
 
 // REQUIRES: work_a = d loss / d y of the last norm (set by head).
 void Model::encode_backward(const ModelViews& weights, const ModelViews& grads,
-                            const EncoderInput& input) {
-  for (std::int64_t layer = config_.layers - 1; layer >= 0; --layer)
+                            const EncoderInput& input, const OnGradients& on_gradients) {
+  for (std::int64_t layer = config_.layers - 1; layer >= 0; --layer) {
     layer_backward(weights, grads, input, layer);
+    if (on_gradients) on_gradients(layer);
+  }
   embed_backward(weights, grads, input);
+  if (on_gradients) on_gradients(-1);
 }
 
 void Model::layer_backward(const ModelViews& weights, const ModelViews& grads,
@@ -32,8 +36,9 @@ void Model::layer_backward(const ModelViews& weights, const ModelViews& grads,
   backend_.gemm(dact, dy, w.ffn_out, Transpose::none);
   // 6) GELU; 5) FFN in
   backend_.bias_gelu_backward(dact, g.ffn_in_bias, dact, a.ffn_pre.top(n), w.ffn_in_bias);
-  backend_.gemm(g.ffn_in, dact, norm_activations(attention_half).y.top(n), Transpose::a);
-  group_product(work_a_.top(n), dact, w.ffn_in, Transpose::none);
+  group_product(work_a_.top(n), dact, w.ffn_in, Transpose::none, [&] {
+    backend_.gemm(g.ffn_in, dact, norm_activations(attention_half).y.top(n), Transpose::a);
+  });
   // 4) norm, residual, dropout
   half_block_backward(weights, grads, input, attention_half, g.output_bias);
   // 3) output projection
@@ -45,9 +50,10 @@ void Model::layer_backward(const ModelViews& weights, const ModelViews& grads,
   backend_.attention_backward(dqkv, dattention, a.qkv.top(n), a.attention.top(n),
                               a.lse.view().col_slice(0, n), attention_op(input, layer));
   // 1) q, k, v
-  backend_.column_sum(g.qkv_bias, dqkv);
-  backend_.gemm(g.qkv, dqkv, norm_activations(attention_half - 1).y.top(n), Transpose::a);
-  group_product(work_a_.top(n), dqkv, w.qkv, Transpose::none);
+  group_product(work_a_.top(n), dqkv, w.qkv, Transpose::none, [&] {
+    backend_.column_sum(g.qkv_bias, dqkv);
+    backend_.gemm(g.qkv, dqkv, norm_activations(attention_half - 1).y.top(n), Transpose::a);
+  });
 }
 
 // From (work_a, work_b) behind half-block `half`: work_c = gradient of its last product's output,

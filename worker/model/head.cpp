@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "worker/model/group_product.hpp"
 #include "worker/model/model.hpp"
 
 namespace demist {
@@ -101,9 +102,11 @@ void Model::chunk_backward(const ModelViews& weights, const ModelViews& grads, s
   backend_.cross_entropy_backward(dlogits, grads.head_bias, logits,
                                   row_lse_.span().first(static_cast<std::size_t>(count)),
                                   chunk_of(begin, count), vocabulary_);
-  backend_.gemm(grads.word, dlogits, head_out_.view().row_slice(begin, count), Transpose::a,
-                begin > 0);
-  group_product(head_grad_.view().row_slice(begin, count), dlogits, weights.word, Transpose::none);
+  group_product(head_grad_.view().row_slice(begin, count), dlogits, weights.word, Transpose::none,
+                [&] {
+                  backend_.gemm(grads.word, dlogits, head_out_.view().row_slice(begin, count),
+                                Transpose::a, begin > 0);
+                });
 }
 
 // 11), 10), 9): from head_grad to the gradient of the gathered rows, left in head_in

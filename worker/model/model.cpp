@@ -92,7 +92,8 @@ void Model::allocate(const Limits& limits) {
 }
 
 double Model::forward_backward(const ModelViews& weights, const ModelViews& grads,
-                               const data::MicroBatch& batch, std::uint64_t dropout_key) {
+                               const data::MicroBatch& batch, std::uint64_t dropout_key,
+                               const OnGradients& on_gradients) {
   ensure(training_, "this model was planned for inference");
   dropout_on_ = true;
   dropout_key_ = dropout_key;
@@ -102,7 +103,7 @@ double Model::forward_backward(const ModelViews& weights, const ModelViews& grad
   batch_.load(batch, config_.vocab);
   encode(weights, batch_.encoder());
   head(weights, &grads);
-  encode_backward(weights, grads, batch_.encoder());
+  encode_backward(weights, grads, batch_.encoder(), on_gradients);
   return loss_of_rows();
 }
 

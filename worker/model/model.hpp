@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -39,11 +40,16 @@ class Model {
   Model(const ModelConfig& config, const ParameterTable& table, Backend& backend,
         Communicator& tensor, DType compute, const Limits& limits);
 
+  // Called in the backward pass when the gradients of a layer's matrices, and of all layers' above
+  // it, are queued on the backend; -1: of everything.
+  using OnGradients = std::function<void(std::int64_t layer)>;
+
   // Sum over targets of weight * CE (+ smoothing term); overwrites all of `grads` with its
   // gradient. dropout_key names this step's dropout streams. Ye et al. 2023, eq. 2 with weights
   // given per token.
   double forward_backward(const ModelViews& weights, const ModelViews& grads,
-                          const data::MicroBatch& batch, std::uint64_t dropout_key);
+                          const data::MicroBatch& batch, std::uint64_t dropout_key,
+                          const OnGradients& on_gradients = {});
   // The same sum without dropout and without gradients.
   double loss(const ModelViews& weights, const data::MicroBatch& batch);
   // logits fp32 [wanted.size(), vocab] of token rows `wanted`, no dropout. tensor size 1 only. All
@@ -61,9 +67,12 @@ class Model {
                       std::span<const float> bias);
   void group_product(TensorView out, ConstTensorView x, ConstTensorView weight,
                      Transpose transpose);
+  template <class Meanwhile>
+  void group_product(TensorView out, ConstTensorView x, ConstTensorView weight, Transpose transpose,
+                     Meanwhile&& meanwhile);
   // encoder_backward.cpp
   void encode_backward(const ModelViews& weights, const ModelViews& grads,
-                       const EncoderInput& input);
+                       const EncoderInput& input, const OnGradients& on_gradients);
   void embed_backward(const ModelViews& weights, const ModelViews& grads,
                       const EncoderInput& input);
   void layer_backward(const ModelViews& weights, const ModelViews& grads, const EncoderInput& input,

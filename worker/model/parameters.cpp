@@ -10,6 +10,10 @@ namespace {
 
 constexpr std::int64_t kAlign = 16;  // elements: 64 bytes of fp32
 
+// Layers are put together to buckets of at least so many elements: 16 MiB of fp32 keep a network
+// busy long enough that starting a collective does not matter.
+constexpr std::int64_t kBucketElements = 4 << 20;
+
 std::int64_t round_up(std::int64_t value, std::int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
@@ -106,6 +110,7 @@ ParameterTable::ParameterTable(const ModelConfig& config, int tensor_size, int t
   must_divide(config.heads, "model.heads");
   must_divide(config.ffn, "model.ffn");
   place(tensor_size, tensor_rank);
+  cut_into_buckets(config.layers);
 }
 
 void ParameterTable::place(int tensor_size, int tensor_rank) {
@@ -140,11 +145,43 @@ const Parameter& ParameterTable::find(const std::string& name) const {
   throw InternalError("no parameter named " + name);
 }
 
-std::vector<std::int64_t> ParameterTable::shard_starts(int data_size) const {
-  const std::int64_t tiles = size_ / kTile;
+// Embeddings; the layers' matrices, the head's dense one with the last of them; all vectors.
+void ParameterTable::cut_into_buckets(std::int64_t layers) {
+  const auto layer_begin = [&](std::int64_t i) {
+    return find("layers." + std::to_string(i) + ".attention.query.weight").offset;
+  };
+  buckets_.push_back({matrices_end_, size_, -1});
+  std::int64_t end = matrices_end_;
+  for (std::int64_t layer = layers - 1; layer >= 0; --layer) {
+    const std::int64_t begin = layer_begin(layer);
+    if (layer > 0 && end - begin < kBucketElements) continue;
+    buckets_.push_back({begin, end, layer});
+    end = begin;
+  }
+  buckets_.push_back({0, end, -1});
+  std::ranges::reverse(buckets_);
+}
+
+std::vector<std::int64_t> ParameterTable::shard_starts(const Bucket& bucket, int data_size) {
   std::vector<std::int64_t> starts;
-  for (int r = 0; r <= data_size; ++r) starts.push_back(tiles * r / data_size * kTile);
+  for (int r = 0; r < data_size; ++r) {
+    const std::int64_t fair = bucket.begin + (bucket.end - bucket.begin) * r / data_size;
+    starts.push_back(r == 0 ? bucket.begin : std::min(round_up(fair, kTile), bucket.end));
+  }
+  starts.push_back(bucket.end);
   return starts;
+}
+
+std::vector<ShardSlice> ParameterTable::shard(int data_size, int data_rank) const {
+  std::vector<ShardSlice> slices;
+  std::int64_t at = 0;
+  for (const Bucket& bucket : buckets_) {
+    const auto starts = shard_starts(bucket, data_size);
+    const auto r = static_cast<std::size_t>(data_rank);
+    slices.push_back({starts[r], starts[r + 1], at});
+    at += starts[r + 1] - starts[r];
+  }
+  return slices;
 }
 
 std::int64_t ParameterTable::logical_size() const {

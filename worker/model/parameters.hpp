@@ -43,9 +43,22 @@ struct ParameterRun {
   std::int64_t count = 0;
 };
 
+// A run of the arena that travels between data-parallel ranks in one piece: its gradients are
+// complete when the backward pass has left layer `first_layer` (-1: when it ends).
+struct Bucket {
+  std::int64_t begin = 0, end = 0;
+  std::int64_t first_layer = -1;
+};
+// A data-parallel rank's part of a bucket, and its first element in the rank's shard.
+struct ShardSlice {
+  std::int64_t begin = 0, end = 0;
+  std::int64_t at = 0;
+};
+
 // The arena is one index space of elements: matrices in [0, matrices_end()), vectors after them,
-// each region padded to whole norm tiles so that it can be cut between data-parallel ranks anywhere
-// at a tile border. Parameters, moments, gradients and accumulators all use these offsets.
+// each region padded to whole norm tiles, and in buckets, each of which is cut between
+// data-parallel ranks at tile borders. Parameters, moments, gradients and accumulators all use
+// these offsets.
 class ParameterTable {
  public:
   static constexpr std::int64_t kTile = 1024;  // = Backend::kNormTile
@@ -57,8 +70,12 @@ class ParameterTable {
   const Parameter& find(const std::string& name) const;  // throws InternalError
   std::int64_t size() const { return size_; }
   std::int64_t matrices_end() const { return matrices_end_; }
-  // data_size + 1 borders that cut the arena into nearly equal runs of whole tiles.
-  std::vector<std::int64_t> shard_starts(int data_size) const;
+  // In the order of the arena, which they tile; no bucket holds matrices and vectors.
+  std::span<const Bucket> buckets() const { return buckets_; }
+  // data_size + 1 borders that cut a bucket into nearly equal runs of whole tiles.
+  static std::vector<std::int64_t> shard_starts(const Bucket& bucket, int data_size);
+  // One slice a bucket, in the same order; data_size 1: the arena itself.
+  std::vector<ShardSlice> shard(int data_size, int data_rank) const;
   // The logical elements of `parameter` inside arena elements [begin, end), as runs.
   static std::vector<ParameterRun> runs(const Parameter& parameter, std::int64_t begin,
                                         std::int64_t end);
@@ -67,7 +84,9 @@ class ParameterTable {
 
  private:
   void place(int tensor_size, int tensor_rank);
+  void cut_into_buckets(std::int64_t layers);
   std::vector<Parameter> parameters_;
+  std::vector<Bucket> buckets_;
   std::int64_t size_ = 0;
   std::int64_t matrices_end_ = 0;
 };

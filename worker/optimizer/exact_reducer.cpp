@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "worker/optimizer/gradient_reducer.hpp"
+#include "worker/optimizer/piece_table.hpp"
 
 namespace demist {
 namespace {
@@ -21,82 +22,37 @@ class ExactReducer final : public GradientReducer {
  public:
   ExactReducer(const ParameterTable& table, Backend& backend, ParallelGroups& groups,
                std::int64_t max_micro_batches)
-      : table_(table),
-        backend_(backend),
-        groups_(groups),
-        starts_(table.shard_starts(groups.layout.data_size)),
-        limit_(std::ldexp(1.0, kSumBits) / static_cast<double>(max_micro_batches)),
-        exponent_(table.parameters().size(), kFirstExponent),
-        largest_(table.parameters().size()),
-        device_largest_(table.parameters().size(), backend.memory()) {
-    if (groups.layout.data_size > 1)
-      shard_sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(shard_end() - shard_begin()),
-                                        backend.memory());
+      : GradientReducer(table, backend, groups),
+        limit_(std::ldexp(1.0, kSumBits) / static_cast<double>(max_micro_batches)) {
+    for (const Parameter& p : table.parameters()) tensors_.push_back(&p);
+    std::ranges::sort(tensors_, {}, &Parameter::offset);
+    exponent_.assign(tensors_.size(), kFirstExponent);
+    scale_ = Buffer<double>(tensors_.size(), backend.memory());
+    cut_into_pieces();
+    piece_largest_ = Buffer<float>(arena_.size(), backend.memory());
+    if (!is_alone())
+      shard_sum_ =
+          Buffer<std::int64_t>(static_cast<std::size_t>(slices().back().at + slices().back().end -
+                                                        slices().back().begin),
+                               backend.memory());
   }
 
-  void begin(std::size_t own_micro_batches) override {
-    backend_.zero(device_largest_.data(), device_largest_.bytes());
-    // One gradient in all: it is rounded where it lies, and no integers go through memory.
-    single_ = groups_.layout.data_size == 1 && own_micro_batches == 1;
-    if (!single_) {
-      if (sum_.size() == 0)
-        sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(table_.size()), backend_.memory());
-      backend_.zero(sum_.data(), sum_.bytes());
-    }
+  std::size_t bytes() const override {
+    return sum_.bytes() + shard_sum_.bytes() + arena_.bytes() + mine_.bytes() + scale_.bytes() +
+           piece_largest_.bytes();
   }
-
-  void add(std::span<const float> grads) override {
-    only_ = grads;
-    std::size_t i = 0;
-    for (const Parameter& p : table_.parameters()) {
-      const std::span<const float> values = part(grads, p);
-      backend_.max_abs(device_largest_.span().subspan(i, 1), values);
-      // What does not fit spoils the sum; finish() learns of it from the largest value.
-      if (!single_) backend_.fixed_point_add(part(sum_.span(), p), values, exponent_[i]);
-      ++i;
-    }
-  }
-
-  Result finish(std::span<float> shard) override {
-    backend_.download(largest_.data(), device_largest_.data(), device_largest_.bytes());
-    groups_.world->all_reduce_max(largest_);
-    if (std::any_of(largest_.begin(), largest_.end(), [](float x) { return !std::isfinite(x); }))
-      return Result::not_finite;
-    bool redo = false;
-    for (std::size_t i = 0; i < largest_.size(); ++i) redo |= !fits(largest_[i], exponent_[i]);
-    const std::vector<int> used = exponent_;
-    for (std::size_t i = 0; i < largest_.size(); ++i)
-      if (!redo || !fits(largest_[i], exponent_[i])) exponent_[i] = next_exponent(i);
-    if (redo) return Result::redo;
-
-    if (single_) {
-      round(shard, used);
-      return Result::ready;
-    }
-    std::span<const std::int64_t> mine = sum_.span();
-    if (groups_.layout.data_size > 1) {
-      groups_.data->reduce_scatter_sum(shard_sum_.span(), sum_.span(), starts_);
-      mine = shard_sum_.span();
-    }
-    to_float(shard, mine, used);
-    return Result::ready;
-  }
-
-  std::size_t bytes() const override { return sum_.bytes() + shard_sum_.bytes(); }
 
   std::string state() const override {
     nlohmann::json exponents;
-    std::size_t i = 0;
-    for (const Parameter& p : table_.parameters()) exponents[p.name] = exponent_[i++];
+    for (std::size_t i = 0; i < tensors_.size(); ++i) exponents[tensors_[i]->name] = exponent_[i];
     return nlohmann::json{{"fixed_point_exponents", exponents}}.dump();
   }
 
   void set_state(const std::string& text) override {
     try {
       const auto json = nlohmann::json::parse(text);
-      std::size_t i = 0;
-      for (const Parameter& p : table_.parameters())
-        exponent_[i++] = json.at("fixed_point_exponents").at(p.name).get<int>();
+      for (std::size_t i = 0; i < tensors_.size(); ++i)
+        exponent_[i] = json.at("fixed_point_exponents").at(tensors_[i]->name).get<int>();
     } catch (const nlohmann::json::exception& error) {
       throw CheckpointError(
           std::string("the checkpoint has no usable fixed-point scales; it was saved with another "
@@ -106,54 +62,96 @@ class ExactReducer final : public GradientReducer {
   }
 
  private:
-  template <class T>
-  static std::span<T> part(std::span<T> arena, const Parameter& p) {
-    return arena.subspan(static_cast<std::size_t>(p.offset),
-                         static_cast<std::size_t>(p.local_size()));
+  void do_begin() override {
+    backend_.zero(piece_largest_.data(), piece_largest_.bytes());
+    std::vector<double> scale;
+    for (const int exponent : exponent_) scale.push_back(std::ldexp(1.0, exponent));
+    backend_.upload(scale_.data(), scale.data(), scale_.bytes());
+    // One gradient in all: it is rounded where it lies, and no integers go through memory.
+    single_ = is_alone() && own_micro_batches() == 1;
+    if (single_) return;
+    if (sum_.size() == 0)
+      sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(table_.size()), backend_.memory());
+    backend_.zero(sum_.data(), sum_.bytes());
+  }
+
+  void add_bucket(std::span<const float> grads, std::size_t bucket) override {
+    only_ = grads;
+    const std::size_t first = first_piece_[bucket], last = first_piece_[bucket + 1];
+    // What does not fit spoils the sum; do_finish() learns of it from the largest value.
+    backend_.fixed_point_add(single_ ? std::span<std::int64_t>() : sum_.span(),
+                             piece_largest_.span().subspan(first, last - first), grads,
+                             arena_.range(first, last, scale_.span()));
+  }
+
+  void reduce_bucket(std::size_t bucket) override {
+    reduce_scatter(shard_sum_.span(), std::span<const std::int64_t>(sum_.span()), bucket);
+  }
+
+  Result do_finish() override {
+    std::vector<float> largest = largest_of_tensors();
+    groups_.world->all_reduce_max(largest);
+    if (std::any_of(largest.begin(), largest.end(), [](float x) { return !std::isfinite(x); }))
+      return Result::not_finite;
+    bool redo = false;
+    for (std::size_t i = 0; i < largest.size(); ++i) redo |= !fits(largest[i], exponent_[i]);
+    for (std::size_t i = 0; i < largest.size(); ++i)
+      if (!redo || !fits(largest[i], exponent_[i]))
+        exponent_[i] = next_exponent(largest[i], exponent_[i]);
+    if (redo) return Result::redo;
+
+    if (single_)
+      backend_.fixed_point_round(shard(), only_, mine_.all(scale_.span()));
+    else
+      backend_.fixed_point_to_float(shard(), is_alone() ? sum_.span() : shard_sum_.span(),
+                                    mine_.all(scale_.span()));
+    return Result::ready;
+  }
+
+  // Of all tensors: pieces of the arena, bucket after bucket. Of my shard: pieces of it.
+  void cut_into_pieces() {
+    const auto buckets = table_.buckets();
+    for (std::size_t b = 0; b < buckets.size(); ++b) {
+      first_piece_.push_back(arena_.size());
+      for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        const Parameter& p = *tensors_[i];
+        const std::int64_t end = p.offset + p.local_size();
+        if (buckets[b].begin <= p.offset && end <= buckets[b].end)
+          arena_.add(p.offset, p.local_size(), i);
+        const ShardSlice& mine = slices()[b];
+        const std::int64_t from = std::max(p.offset, mine.begin), to = std::min(end, mine.end);
+        if (from < to) mine_.add(mine.at + from - mine.begin, to - from, i);
+      }
+    }
+    first_piece_.push_back(arena_.size());
+    arena_.upload(backend_);
+    mine_.upload(backend_);
+  }
+
+  std::vector<float> largest_of_tensors() {
+    std::vector<float> pieces(arena_.size()), largest(tensors_.size());
+    backend_.download(pieces.data(), piece_largest_.data(), piece_largest_.bytes());
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      float& most = largest[static_cast<std::size_t>(arena_[i].tensor)];
+      if (!(pieces[i] <= most)) most = std::isnan(most) ? most : pieces[i];  // NaN sticks
+    }
+    return largest;
   }
   bool fits(float largest, int exponent) const {
     return std::ldexp(static_cast<double>(largest), exponent) <= limit_;
   }
-  int next_exponent(std::size_t i) const {
-    if (largest_[i] == 0) return exponent_[i];
-    return std::min(kMaxExponent, kTargetBits - std::ilogb(largest_[i]));
-  }
-  std::int64_t shard_begin() const {
-    return starts_[static_cast<std::size_t>(groups_.layout.data_rank)];
-  }
-  std::int64_t shard_end() const {
-    return starts_[static_cast<std::size_t>(groups_.layout.data_rank) + 1];
+  static int next_exponent(float largest, int exponent) {
+    if (largest == 0) return exponent;
+    return std::min(kMaxExponent, kTargetBits - std::ilogb(largest));
   }
 
-  // shard and sums cover [shard_begin, shard_end) of the arena; padding between tensors becomes 0.
-  void to_float(std::span<float> shard, std::span<const std::int64_t> sums,
-                const std::vector<int>& exponents) {
-    std::size_t i = 0;
-    for (const Parameter& p : table_.parameters()) {
-      const std::int64_t begin = std::max(p.offset, shard_begin());
-      const std::int64_t end = std::min(p.offset + p.local_size(), shard_end());
-      const int exponent = exponents[i++];
-      if (begin >= end) continue;
-      const auto at = static_cast<std::size_t>(begin - shard_begin());
-      const auto count = static_cast<std::size_t>(end - begin);
-      backend_.fixed_point_to_float(shard.subspan(at, count), sums.subspan(at, count), exponent);
-    }
-  }
-
-  void round(std::span<float> shard, const std::vector<int>& exponents) {
-    std::size_t i = 0;
-    for (const Parameter& p : table_.parameters())
-      backend_.fixed_point_round(part(shard, p), part(only_, p), exponents[i++]);
-  }
-
-  const ParameterTable& table_;
-  Backend& backend_;
-  ParallelGroups& groups_;
-  const std::vector<std::int64_t> starts_;
-  const double limit_;  // largest |gradient| * 2^exponent of one micro-batch
+  const double limit_;                     // largest |gradient| * 2^exponent of one micro-batch
+  std::vector<const Parameter*> tensors_;  // in the order of the arena
   std::vector<int> exponent_;
-  std::vector<float> largest_;  // |gradient| of each tensor in this step
-  Buffer<float> device_largest_;
+  PieceTable arena_, mine_;
+  std::vector<std::size_t> first_piece_;  // of each bucket, in arena_
+  Buffer<double> scale_;                  // of the step under way
+  Buffer<float> piece_largest_;           // |gradient| of each piece in this step
   Buffer<std::int64_t> sum_, shard_sum_;
   std::span<const float> only_;
   bool single_ = false;

@@ -36,20 +36,18 @@ float initial_value(const Parameter& p, std::uint64_t key, std::int64_t logical)
 
 ShardedAdamW::ShardedAdamW(const ModelConfig& model, const ParameterTable& table, Backend& backend,
                            ParallelGroups& groups, DType compute, const OptimizerConfig& config)
-    : table_(table),
-      backend_(backend),
-      groups_(groups),
-      compute_(compute),
-      config_(config),
-      starts_(table.shard_starts(groups.layout.data_size)),
-      begin_(starts_[static_cast<std::size_t>(groups.layout.data_rank)]),
-      end_(starts_[static_cast<std::size_t>(groups.layout.data_rank) + 1]) {
-  for (const Parameter& p : table.parameters()) {
-    const std::int64_t begin = std::max(p.offset, begin_);
-    const std::int64_t end = std::min(p.offset + p.local_size(), end_);
-    if (begin < end) segments_.push_back({&p, begin, end});
+    : table_(table), backend_(backend), groups_(groups), compute_(compute), config_(config) {
+  const auto slices = table.shard(groups.layout.data_size, groups.layout.data_rank);
+  for (std::size_t b = 0; b < slices.size(); ++b) {
+    for (const Parameter& p : table.parameters()) {
+      const std::int64_t begin = std::max(p.offset, slices[b].begin);
+      const std::int64_t end = std::min(p.offset + p.local_size(), slices[b].end);
+      if (begin < end)
+        segments_.push_back({&p, begin, end, slices[b].at + begin - slices[b].begin, b});
+    }
+    shard_size_ += slices[b].end - slices[b].begin;
   }
-  const auto shard = static_cast<std::size_t>(end_ - begin_);
+  const auto shard = static_cast<std::size_t>(shard_size_);
   for (Buffer<float>* buffer : {&master_, &m_, &v_}) {
     *buffer = Buffer<float>(shard, backend.memory());
     backend.zero(buffer->data(), buffer->bytes());
@@ -59,7 +57,7 @@ ShardedAdamW::ShardedAdamW(const ModelConfig& model, const ParameterTable& table
   vectors_ = Buffer<float>(static_cast<std::size_t>(table.size() - table.matrices_end()),
                            backend.memory());
   // Every segment may add a part of a tile at either end.
-  const std::int64_t tiles = div_ceil(end_ - begin_, ParameterTable::kTile);
+  const std::int64_t tiles = div_ceil(shard_size_, ParameterTable::kTile);
   tiles_ = Buffer<double>(static_cast<std::size_t>(tiles) + 2 * segments_.size(), backend.memory());
   backend.zero(matrices_.data(), matrices_.bytes());
   backend.zero(vectors_.data(), vectors_.bytes());
@@ -70,9 +68,9 @@ std::size_t ShardedAdamW::bytes() const {
   return 3 * master_.bytes() + matrices_.bytes() + vectors_.bytes() + tiles_.bytes();
 }
 
-std::span<float> ShardedAdamW::shard_span(Buffer<float>& buffer, const Segment& s) const {
-  return buffer.span().subspan(static_cast<std::size_t>(s.begin - begin_),
-                               static_cast<std::size_t>(s.end - s.begin));
+template <class T>
+std::span<T> ShardedAdamW::part(std::span<T> shard, const Segment& s) {
+  return shard.subspan(static_cast<std::size_t>(s.at), static_cast<std::size_t>(s.end - s.begin));
 }
 
 TensorView ShardedAdamW::working(std::int64_t begin, std::int64_t count) {
@@ -91,7 +89,7 @@ void ShardedAdamW::fill_from_host(Buffer<float>& buffer, const Segment& s, Fill&
   for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
     fill(run, host.span().subspan(static_cast<std::size_t>(run.arena - s.begin),
                                   static_cast<std::size_t>(run.count)));
-  backend_.upload(shard_span(buffer, s).data(), host.data(), host.bytes());
+  backend_.upload(part(buffer.span(), s).data(), host.data(), host.bytes());
 }
 
 void ShardedAdamW::zero_moments() {
@@ -133,10 +131,9 @@ void ShardedAdamW::read(const checkpoint::Checkpoint& from, bool with_moments) {
 }
 
 void ShardedAdamW::publish() {
-  for (const Segment& s : segments_)
-    backend_.convert(working(s.begin, s.end - s.begin),
-                     vector_view(std::span<const float>(shard_span(master_, s))));
-  gather_working_copy();
+  refresh_working_copy([&](const Segment& s, TensorView work) {
+    backend_.convert(work, vector_view(std::span<const float>(part(master_.span(), s))));
+  });
 }
 
 ShardedAdamW::Snapshot ShardedAdamW::snapshot() const {
@@ -158,9 +155,10 @@ ShardedAdamW::Snapshot ShardedAdamW::snapshot() const {
     const auto index = static_cast<std::size_t>(s.parameter - table_.parameters().data());
     for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
       for (const auto& [kind, values] : kinds)
-        result.pieces.push_back({index, kind, run.logical,
-                                 values.subspan(static_cast<std::size_t>(run.arena - begin_),
-                                                static_cast<std::size_t>(run.count))});
+        result.pieces.push_back(
+            {index, kind, run.logical,
+             values.subspan(static_cast<std::size_t>(s.at + run.arena - s.begin),
+                            static_cast<std::size_t>(run.count))});
   }
   return result;
 }
@@ -171,19 +169,18 @@ double ShardedAdamW::gradient_norm(std::span<const float> grad) {
   constexpr std::int64_t tile = ParameterTable::kTile;
   // A tensor that begins or ends inside a tile adds a part of one.
   std::size_t used = 0;
-  const auto add = [&](std::int64_t begin, std::int64_t end) {
-    if (begin >= end) return;
-    const auto count = static_cast<std::size_t>(div_ceil(end - begin, tile));
-    backend_.tile_sum_squares(tiles_.span().subspan(used, count),
-                              grad.subspan(static_cast<std::size_t>(begin - begin_),
-                                           static_cast<std::size_t>(end - begin)));
+  const auto add = [&](std::span<const float> values) {
+    const auto count = static_cast<std::size_t>(div_ceil(std::ssize(values), tile));
+    backend_.tile_sum_squares(tiles_.span().subspan(used, count), values);
     used += count;
   };
   for (const Segment& s : segments_) {
     if (s.parameter->split == Split::none && groups_.layout.tensor_rank != 0) continue;
-    const std::int64_t border = std::min(s.end, div_ceil(s.begin, tile) * tile);
-    add(s.begin, border);
-    add(border, s.end);
+    const std::span<const float> values = part(grad, s);
+    const auto border =
+        static_cast<std::size_t>(std::min(s.end, div_ceil(s.begin, tile) * tile) - s.begin);
+    if (border > 0) add(values.first(border));
+    if (border < values.size()) add(values.subspan(border));
   }
   std::vector<double> tiles(used);
   backend_.download(tiles.data(), tiles_.data(), used * sizeof(double));
@@ -203,28 +200,37 @@ void ShardedAdamW::update(std::span<const float> grad, float grad_scale, std::in
   op.bias_correction1 = static_cast<float>(1 / (1 - std::pow(config_.beta1, t)));
   op.bias_correction2 = static_cast<float>(1 / (1 - std::pow(config_.beta2, t)));
   op.grad_scale = grad_scale;
-  for (const Segment& s : segments_) {
+  refresh_working_copy([&](const Segment& s, TensorView work) {
     op.weight_decay = s.parameter->matrix ? static_cast<float>(config_.weight_decay) : 0.0f;
-    const auto count = s.end - s.begin;
-    backend_.adamw(
-        shard_span(master_, s), shard_span(m_, s), shard_span(v_, s),
-        grad.subspan(static_cast<std::size_t>(s.begin - begin_), static_cast<std::size_t>(count)),
-        working(s.begin, count), op);
-  }
-  gather_working_copy();
+    backend_.adamw(part(master_.span(), s), part(m_.span(), s), part(v_.span(), s), part(grad, s),
+                   work, op);
+  });
 }
 
-void ShardedAdamW::gather_working_copy() {
-  if (groups_.layout.data_size == 1) return;
-  std::vector<std::int64_t> matrix_starts, vector_starts;
-  const std::int64_t border = table_.matrices_end();
-  for (const std::int64_t start : starts_) {
-    matrix_starts.push_back(std::min(start, border) * static_cast<std::int64_t>(size_of(compute_)));
-    vector_starts.push_back((std::max(start, border) - border) *
-                            static_cast<std::int64_t>(sizeof(float)));
+// Calls body(segment, its part of the working copy) for each. A bucket travels to the other ranks
+// under the work on the next one.
+template <class Body>
+void ShardedAdamW::refresh_working_copy(Body&& body) {
+  std::size_t next = 0;
+  for (std::size_t b = 0; b < table_.buckets().size(); ++b) {
+    for (; next < segments_.size() && segments_[next].bucket == b; ++next) {
+      const Segment& s = segments_[next];
+      body(s, working(s.begin, s.end - s.begin));
+    }
+    gather_working_copy(table_.buckets()[b]);
   }
-  groups_.data->all_gather(matrices_.span(), matrix_starts);
-  groups_.data->all_gather(std::as_writable_bytes(vectors_.span()), vector_starts);
+  groups_.data->join();
+}
+
+void ShardedAdamW::gather_working_copy(const Bucket& bucket) {
+  if (groups_.layout.data_size == 1 || bucket.begin == bucket.end) return;
+  const TensorView all = working(bucket.begin, bucket.end - bucket.begin);
+  const auto element = static_cast<std::int64_t>(size_of(all.dtype));
+  std::vector<std::int64_t> starts = ParameterTable::shard_starts(bucket, groups_.layout.data_size);
+  for (std::int64_t& start : starts) start = (start - bucket.begin) * element;
+  groups_.data->detach();
+  groups_.data->all_gather(
+      {static_cast<std::byte*>(all.data), static_cast<std::size_t>(starts.back())}, starts);
 }
 
 }  // namespace demist

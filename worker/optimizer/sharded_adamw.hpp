@@ -22,7 +22,7 @@ class ShardedAdamW {
                ParallelGroups& groups, DType compute, const OptimizerConfig& config);
 
   const ModelViews& weights() const { return weights_; }
-  std::int64_t shard_size() const { return end_ - begin_; }
+  std::int64_t shard_size() const { return shard_size_; }
 
   // Fill this shard's masters and moments; publish() must follow on all ranks.
   // N(0, stddev) by (seed, name, logical row and column): the same for any layout. Moments are
@@ -49,25 +49,30 @@ class ShardedAdamW {
   std::size_t bytes() const;
 
  private:
-  struct Segment {  // a parameter's part of this shard, in arena elements
+  struct Segment {  // a parameter's part of this shard
     const Parameter* parameter;
-    std::int64_t begin, end;
+    std::int64_t begin, end;  // in the arena
+    std::int64_t at;          // in the shard
+    std::size_t bucket;
   };
   template <class Fill>
   void fill_from_host(Buffer<float>& buffer, const Segment& segment, Fill&& fill);
   void zero_moments();
-  void gather_working_copy();
+  template <class Body>
+  void refresh_working_copy(Body&& body);
+  void gather_working_copy(const Bucket& bucket);
   TensorView working(std::int64_t begin, std::int64_t count);
-  std::span<float> shard_span(Buffer<float>& buffer, const Segment& segment) const;
+  // A segment's part of what is laid out as the shard is.
+  template <class T>
+  static std::span<T> part(std::span<T> shard, const Segment& segment);
 
   const ParameterTable& table_;
   Backend& backend_;
   ParallelGroups& groups_;
   const DType compute_;
   const OptimizerConfig config_;
-  const std::vector<std::int64_t> starts_;
-  const std::int64_t begin_, end_;
-  std::vector<Segment> segments_;
+  std::int64_t shard_size_ = 0;
+  std::vector<Segment> segments_;  // bucket after bucket
   Buffer<float> master_, m_, v_;
   Buffer<std::byte> matrices_;
   Buffer<float> vectors_;

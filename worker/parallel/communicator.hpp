@@ -32,6 +32,13 @@ class Communicator {
   // all[starts[r], starts[r + 1]) comes from rank r; in place: mine may lie inside all. Bytes.
   virtual void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) = 0;
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
+
+  // Collectives called between detach() and join() may run beside what the backend is given in the
+  // meantime: they wait for what was queued before the (last) detach(), and what is queued after
+  // join() waits for them. Where tensors lie in host memory every collective is over when it
+  // returns.
+  virtual void detach() {}
+  virtual void join() {}
 };
 
 // Longer messages are cut; tests lower the limits to reach that code with short ones.

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,10 @@ std::string take_device(int rank_on_node) {
 }  // namespace
 
 Device make_cuda_device(const mpi::Comm& world) {
+  // Sums over tensor and data groups may be under way at once (Communicator::detach): kernels of
+  // several communicators must start in the order of the host's calls, or ranks could wait for each
+  // other in a circle. NCCL reads it when it starts.
+  ::setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
   const mpi::Comm node = world.split_node();
   std::string uuid;
   mpi::together(world, "choose a GPU", [&] { uuid = take_device(node.rank()); });

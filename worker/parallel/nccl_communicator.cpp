@@ -35,7 +35,7 @@ constexpr ncclDataType_t type_of() {
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(const mpi::Comm& comm, cuda::CudaBackend& backend, std::size_t staging_bytes)
-      : comm_(comm.duplicate()), stream_(backend.stream().get()) {
+      : comm_(comm.duplicate()), compute_(backend.stream()) {
     ncclUniqueId id{};
     mpi::together(comm_, "NCCL start", [&] {
       if (comm_.rank() == 0) check(ncclGetUniqueId(&id), "unique id");
@@ -52,7 +52,8 @@ class NcclCommunicator final : public Communicator {
     staging_ = Buffer<std::byte>(piece_bytes_ * others(), backend.memory());
   }
   ~NcclCommunicator() override {
-    cudaStreamSynchronize(stream_);  // what was queued still needs it
+    cudaStreamSynchronize(compute_.get());  // what was queued still needs it
+    cudaStreamSynchronize(beside_.get());
     if (nccl_ != nullptr) ncclCommDestroy(nccl_);
   }
   NcclCommunicator(const NcclCommunicator&) = delete;
@@ -62,8 +63,18 @@ class NcclCommunicator final : public Communicator {
   int size() const override { return comm_.size(); }
 
   void barrier() override {
-    cuda::check(cudaStreamSynchronize(stream_), "work on the device");
+    stream_->wait();
     comm_.barrier();
+  }
+  void detach() override {
+    border_.record(compute_);
+    border_.hold(beside_);
+    stream_ = &beside_;
+  }
+  void join() override {
+    border_.record(beside_);
+    border_.hold(compute_);
+    stream_ = &compute_;
   }
   void all_reduce_sum(std::span<float> values) override { all_reduce(values, sum<float>); }
   void all_reduce_sum(std::span<std::int64_t> values) override {
@@ -88,14 +99,16 @@ class NcclCommunicator final : public Communicator {
         std::byte* slice = all.data() + starts[at];
         const auto bytes = static_cast<std::size_t>(starts[at + 1] - starts[at]);
         if (bytes > 0)
-          check(ncclBroadcast(slice, slice, bytes, ncclUint8, r, nccl_, stream_), "all-gather");
+          check(ncclBroadcast(slice, slice, bytes, ncclUint8, r, nccl_, stream_->get()),
+                "all-gather");
       }
     });
   }
   void broadcast(std::span<std::byte> bytes, int root) override {
     ensure(root >= 0 && root < size(), "communicator: no such root");
     if (bytes.empty()) return;
-    check(ncclBroadcast(bytes.data(), bytes.data(), bytes.size(), ncclUint8, root, nccl_, stream_),
+    check(ncclBroadcast(bytes.data(), bytes.data(), bytes.size(), ncclUint8, root, nccl_,
+                        stream_->get()),
           "broadcast");
     await("broadcast");
   }
@@ -171,7 +184,7 @@ class NcclCommunicator final : public Communicator {
                                  .stride = piece,
                                  .count = size() - 1,
                                  .rank = rank()};
-      combine(stream_, out.data() + at, terms, count(mine));
+      combine(stream_->get(), out.data() + at, terms, count(mine));
     }
   }
 
@@ -187,11 +200,11 @@ class NcclCommunicator final : public Communicator {
         const auto to = static_cast<std::size_t>(r);
         if (count(to) > 0)
           check(ncclSend(in.data() + starts[to] + at, static_cast<std::size_t>(count(to)),
-                         type_of<T>(), r, nccl_, stream_),
+                         type_of<T>(), r, nccl_, stream_->get()),
                 "send");
         if (count(mine) > 0)
           check(ncclRecv(into, static_cast<std::size_t>(count(mine)), type_of<T>(), r, nccl_,
-                         stream_),
+                         stream_->get()),
                 "receive");
         into += piece_bytes_;
       }
@@ -199,7 +212,10 @@ class NcclCommunicator final : public Communicator {
   }
 
   mpi::Comm comm_;
-  cudaStream_t stream_;
+  const cuda::Stream& compute_;
+  cuda::Stream beside_;  // of collectives between detach() and join()
+  const cuda::Stream* stream_ = &compute_;
+  cuda::Event border_;
   ncclComm_t nccl_ = nullptr;
   std::size_t piece_bytes_ = 0;
   Buffer<std::byte> staging_;

@@ -12,8 +12,9 @@
 namespace demist {
 
 // Collective over comm; spans given to the communicator are memory of `backend`, which must outlive
-// it. Every operation is queued on the backend's stream and returns at once, except barrier().
-// `staging_bytes` of device memory hold the received terms of a sum.
+// it. Every operation is queued on the backend's stream, between detach() and join() on another,
+// and returns at once, except barrier(). `staging_bytes` of device memory hold the received terms
+// of a sum.
 std::unique_ptr<Communicator> make_nccl_communicator(const mpi::Comm& comm,
                                                      cuda::CudaBackend& backend,
                                                      std::size_t staging_bytes = std::size_t{16}

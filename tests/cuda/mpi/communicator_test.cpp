@@ -10,8 +10,10 @@ namespace {
 // Copies host spans to the device for a communicator of device memory, and back.
 class StagedCommunicator final : public Communicator {
  public:
-  StagedCommunicator(cuda::CudaBackend& backend, std::unique_ptr<Communicator> device)
-      : backend_(backend), device_(std::move(device)) {}
+  // detached: collectives run beside the backend's stream, which joins them before the copy back.
+  StagedCommunicator(cuda::CudaBackend& backend, std::unique_ptr<Communicator> device,
+                     bool detached = false)
+      : backend_(backend), device_(std::move(device)), detached_(detached) {}
   int rank() const override { return device_->rank(); }
   int size() const override { return device_->size(); }
   void barrier() override { device_->barrier(); }
@@ -44,7 +46,9 @@ class StagedCommunicator final : public Communicator {
   void in_place(std::span<T> values, Body&& body) {
     Buffer<T> copy(values.size(), backend_.memory());
     backend_.upload(copy.data(), values.data(), values.size_bytes());
+    if (detached_) device_->detach();
     body(copy.span());
+    if (detached_) device_->join();
     backend_.download(values.data(), copy.data(), values.size_bytes());
   }
   // `out` inside `in` stays inside it.
@@ -56,18 +60,54 @@ class StagedCommunicator final : public Communicator {
     const auto to =
         inside ? whole.span().subspan(static_cast<std::size_t>(out.data() - in.data()), out.size())
                : own.span();
+    if (detached_) device_->detach();
     device_->reduce_scatter_sum(to, std::span<const T>(whole.span()), starts);
+    if (detached_) device_->join();
     backend_.download(out.data(), to.data(), out.size_bytes());
   }
 
   cuda::CudaBackend& backend_;
   std::unique_ptr<Communicator> device_;
+  bool detached_;
 };
 
 TEST(NcclCommunicator, Conforms) {
   cuda::CudaBackend backend;
   StagedCommunicator comm(backend, make_nccl_communicator(test::world(), backend));
   test::conforms(comm);
+}
+
+TEST(NcclCommunicator, ConformsBesideTheBackend) {
+  cuda::CudaBackend backend;
+  StagedCommunicator comm(backend, make_nccl_communicator(test::world(), backend), true);
+  test::conforms(comm);
+}
+
+// Each detach() waits for what was queued before it, and one join() for them all.
+TEST(NcclCommunicator, DetachedSumsFollowTheirInputs) {
+  cuda::CudaBackend backend;
+  const auto comm = make_nccl_communicator(test::world(), backend);
+  constexpr std::size_t kSize = 5000;
+  const std::vector<float> mine(kSize, static_cast<float>(comm->rank() + 1));
+  Buffer<float> input(kSize, backend.memory()), first(kSize, backend.memory()),
+      second(kSize, backend.memory()), meanwhile(kSize, backend.memory());
+  backend.upload(input.data(), mine.data(), input.bytes());
+  backend.copy(first.data(), input.data(), input.bytes());
+  comm->detach();
+  comm->all_reduce_sum(first.span());
+  backend.add(vector_view(second.span()), vector_view(input.span()), vector_view(input.span()));
+  comm->detach();
+  comm->all_reduce_sum(second.span());
+  backend.copy(meanwhile.data(), input.data(), input.bytes());
+  comm->join();
+  backend.add(vector_view(second.span()), vector_view(second.span()), vector_view(first.span()));
+  std::vector<float> result(kSize), untouched(kSize);
+  backend.download(result.data(), second.data(), second.bytes());
+  backend.download(untouched.data(), meanwhile.data(), meanwhile.bytes());
+  const int ranks = comm->size();
+  const auto sum = static_cast<float>(ranks * (ranks + 1) / 2);
+  EXPECT_EQ(result, std::vector<float>(kSize, 3 * sum));
+  EXPECT_EQ(untouched, mine);
 }
 
 // Little staging: sums take many passes.
