@@ -193,7 +193,9 @@ File File::open(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path, error)) throw DataError(path.string() + ": no such file");
   const Properties access = file_access();
   const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
-  if (id < 0) fail(path, "/", "open");
+  if (id < 0)
+    throw DataError(path.string() + ": is not a whole HDF5 file (" + Library::reason() +
+                    "); restore it, or make it again");
   return {id, path};
 }
 

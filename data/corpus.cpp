@@ -13,8 +13,8 @@ Shard open_listed(const fs::path& folder, const Manifest& manifest, const Manife
                   ShardIo io) {
   const fs::path path = folder / entry.file;
   const auto refuse = [&](const std::string& what) {
-    throw DataError(path.string() + ": " + what +
-                    " the manifest's; restore the file or build the corpus again");
+    throw DataError(path.string() + ": " + what + " the manifest's; restore the file, or delete " +
+                    folder.string() + " and build the corpus again");
   };
   Shard shard(path, io);
   const ShardHeader& header = shard.header();
@@ -60,7 +60,18 @@ void Corpus::require_tokenizer(const Tokenizer& tokenizer) const {
   if (tokenizer.hash() == tokenizer_hash_) return;
   throw DataError(folder_.string() + ": encoded with tokenizer " + tokenizer_hash_.substr(0, 12) +
                   ", not with the given one (" + tokenizer.hash().substr(0, 12) +
-                  "); give that tokenizer or build the corpus again");
+                  "); give that tokenizer, or delete the folder and build the corpus again");
+}
+
+std::optional<fs::path> missing_part(const fs::path& folder) {
+  const fs::path path = folder / kManifestName;
+  if (!fs::exists(path)) return path;
+  for (const ManifestShard& shard : parse_manifest(read_file(path), path).shards) {
+    std::error_code error;
+    if (fs::file_size(folder / shard.file, error) != shard.bytes || error)
+      return folder / shard.file;
+  }
+  return std::nullopt;
 }
 
 void verify_corpus(const fs::path& folder) {

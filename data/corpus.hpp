@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,8 +40,9 @@ struct CorpusSummary {
 
 // Collective. Rank 0 deals numbered input ranges; the result is bit-identical for any number of
 // ranks and after a kill in the middle (finished shards are kept). The manifest comes last. A
-// corpus whose manifest matches this build is left alone; a folder that holds another corpus is
-// refused. Shows progress with rate and ETA on rank 0. "-" is rank 0's standard input.
+// corpus whose manifest matches this build is verified and left alone, or built again when it is
+// damaged; a folder that holds another corpus is refused. Shows progress with rate and ETA on rank
+// 0. "-" is rank 0's standard input.
 CorpusSummary build_corpus(const mpi::Comm& comm, const CorpusBuild& build);
 
 // An open corpus: the manifest and its shards, checked against each other. Throws DataError.
@@ -68,6 +70,9 @@ class Corpus {
   std::vector<Shard> shards_;
 };
 
+// The manifest, or the first shard, that is absent or has not the size it should have; no content
+// is read. Throws DataError when the manifest is damaged.
+std::optional<std::filesystem::path> missing_part(const std::filesystem::path& folder);
 void verify_corpus(const std::filesystem::path& folder);  // everything; throws on the first damage
 
 }  // namespace demist::data

@@ -39,13 +39,6 @@ CorpusSummary summarize(const Manifest& manifest, const BuildPlan& plan) {
   return summary;
 }
 
-bool shards_are_there(const CorpusBuild& build, const Manifest& manifest) {
-  return std::ranges::all_of(manifest.shards, [&](const ManifestShard& shard) {
-    std::error_code error;
-    return fs::file_size(build.output / shard.file, error) == shard.bytes && !error;
-  });
-}
-
 // The manifest of a finished corpus that this same build made; nothing when there is work to do.
 // Throws when the folder holds somebody else's corpus.
 std::optional<Manifest> existing_corpus(const CorpusBuild& build, const BuildPlan& plan,
@@ -62,8 +55,12 @@ std::optional<Manifest> existing_corpus(const CorpusBuild& build, const BuildPla
   if (plan.has_pipe || id_of_build_file(build_file(build)) != plan.id)
     throw DataError(build.output.string() +
                     ": already holds a corpus made from other inputs or options" + remedy);
-  if (shards_are_there(build, manifest)) return manifest;
-  log::warning(build.output.string() + ": shards are missing; the corpus is built again");
+  try {
+    verify_corpus(build.output);  // whoever builds a corpus wants a whole one
+    return manifest;
+  } catch (const DataError& error) {
+    log::warning("building the corpus again, because it is damaged: " + std::string(error.what()));
+  }
   fs::remove(path);
   return std::nullopt;
 }
@@ -104,6 +101,20 @@ std::string share_text(double share) {
   return text.data();
 }
 
+std::string counts_text(const SkipCounts& skipped) {
+  return std::to_string(skipped.invalid_utf8) + " not UTF-8, " + std::to_string(skipped.bad_json) +
+         " bad JSON";
+}
+
+void warn_of_skips(const CorpusBuild& build, const CorpusSummary& summary) {
+  const SkipCounts& skipped = summary.skipped;
+  if (skipped.invalid() == 0) return;
+  log::warning("corpus " + build.name + ": left out " + std::to_string(skipped.invalid()) + " of " +
+               std::to_string(summary.documents + skipped.invalid()) + " documents (" +
+               counts_text(skipped) + ")" +
+               (skipped.first.empty() ? "" : "; first: " + skipped.first));
+}
+
 void require_enough_text(const CorpusBuild& build, const CorpusSummary& summary) {
   const SkipCounts& skipped = summary.skipped;
   const std::uint64_t seen = summary.documents + skipped.invalid() + skipped.empty;
@@ -111,11 +122,9 @@ void require_enough_text(const CorpusBuild& build, const CorpusSummary& summary)
       seen == 0 ? 0 : static_cast<double>(skipped.invalid()) / static_cast<double>(seen);
   if (share > build.max_invalid_fraction)
     throw DataError("corpus build: " + std::to_string(skipped.invalid()) + " of " +
-                    std::to_string(seen) + " documents cannot be used (" +
-                    std::to_string(skipped.invalid_utf8) + " not UTF-8, " +
-                    std::to_string(skipped.bad_json) + " bad JSON), more than the " +
-                    share_text(build.max_invalid_fraction) + " allowed; first: " + skipped.first +
-                    "; mend the input or allow more");
+                    std::to_string(seen) + " documents cannot be used (" + counts_text(skipped) +
+                    "), more than the " + share_text(build.max_invalid_fraction) +
+                    " allowed; first: " + skipped.first + "; mend the input or allow more");
   if (summary.documents == 0)
     throw DataError("corpus build: no document in " + std::to_string(build.inputs.size()) +
                     " input file(s), the first is " + build.inputs.front().path.string());
@@ -143,6 +152,7 @@ CorpusSummary finish(const CorpusBuild& build, const BuildPlan& plan, const Toke
   CorpusSummary summary = summarize(manifest, plan);
   summary.kept_ranges = dealt.kept;
   require_enough_text(build, summary);
+  warn_of_skips(build, summary);
   remove_leftovers(build, manifest);
   atomic_write(build_file(build), Json{{"build_id", plan.id}}.dump() + "\n");
   atomic_write(build.output / kManifestName, to_json(manifest));
@@ -208,7 +218,10 @@ CorpusSummary build_corpus(const mpi::Comm& world, const CorpusBuild& build) {
     summary.already_done = true;
   }
   summary = summary_of(from_rank_zero(comm, to_text(summary)));
-  if (summary.already_done) return summary;
+  if (summary.already_done) {
+    if (comm.rank() == 0) warn_of_skips(build, summary);
+    return summary;
+  }
   const RangeBuilder builder(build, plan, *tokenizer);
   const Dealt dealt = deal_ranges(comm, plan, builder);
   mpi::together(comm, "write manifest", [&] {

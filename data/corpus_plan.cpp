@@ -78,6 +78,11 @@ void add_ranges(const CorpusBuild& build, std::size_t input, BuildPlan& plan) {
                            false});
 }
 
+// However it is spelled, and from whichever folder.
+std::string name_of(const fs::path& path) {
+  return path == "-" ? path.string() : fs::weakly_canonical(fs::absolute(path)).string();
+}
+
 std::string identity(const CorpusBuild& build, const BuildPlan& plan,
                      const std::string& tokenizer) {
   std::string text = "demist.corpus build/1\n" + build.name + "\n" + tokenizer + "\n" +
@@ -85,7 +90,7 @@ std::string identity(const CorpusBuild& build, const BuildPlan& plan,
   for (std::size_t i = 0; i < build.inputs.size(); ++i) {
     const CorpusInput& input = build.inputs[i];
     const bool plain = input.format.format == TextFormat::plain;
-    text += input.path.string() + "\n" + input.language + "\n" +
+    text += name_of(input.path) + "\n" + input.language + "\n" +
             (plain ? std::string("plain") : "jsonl " + input.format.json_field) + "\n" +
             std::to_string(plan.inputs[i].bytes) + " " + std::to_string(plan.inputs[i].modified) +
             "\n";

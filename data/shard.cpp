@@ -105,7 +105,8 @@ std::vector<std::string> split(const std::string& names) {
 }
 
 [[noreturn]] void damaged(const fs::path& path, const std::string& what) {
-  throw DataError(path.string() + ": " + what + "; restore the file or build the corpus again");
+  throw DataError(path.string() + ": " + what + "; restore the file, or delete " +
+                  path.parent_path().string() + " and build the corpus again");
 }
 
 void require_format(const h5::File& file, const fs::path& path) {

@@ -10,6 +10,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/log.hpp"
 #include "core/philox.hpp"
 #include "data/reader.hpp"
 #include "data/sentencepiece_model.hpp"
@@ -137,6 +138,15 @@ Sample read_sample(const TokenizerTraining& training, std::uint64_t total, std::
   return sample;
 }
 
+void warn_of_skips(const TokenizerTrainingSummary& summary) {
+  const std::uint64_t skipped = summary.too_long + summary.invalid_utf8;
+  if (skipped == 0) return;
+  log::warning("tokenizer: left out " + std::to_string(skipped) + " of " +
+               std::to_string(summary.lines) + " lines (" + std::to_string(summary.too_long) +
+               " longer than " + std::to_string(kLongestSentence) + " bytes, " +
+               std::to_string(summary.invalid_utf8) + " not UTF-8)");
+}
+
 class Sentences final : public sentencepiece::SentenceIterator {
  public:
   explicit Sentences(const std::vector<std::string>& lines) : lines_(lines) {}
@@ -155,7 +165,7 @@ std::string reason_of(const std::string& status) {
   const std::size_t bracket = status.find("] ");
   std::string reason = bracket == std::string::npos ? status : status.substr(bracket + 2);
   if (reason.ends_with('.')) reason.pop_back();
-  return reason.empty() ? status : reason;
+  return reason.empty() ? "SentencePiece gives no reason" : reason;
 }
 
 std::string train_on(const std::vector<std::string>& lines, const TokenizerTraining& training) {
@@ -198,12 +208,16 @@ TokenizerTrainingSummary train_tokenizer(const TokenizerTraining& training, cons
     if (path == "-")
       throw ConfigError("a tokenizer reads its text twice: give files, not standard input");
   TokenizerTrainingSummary summary = for_each_sentence(training, [](const std::string&) {});
+  warn_of_skips(summary);
   if (summary.bytes == 0)
     throw DataError("tokenizer training: no usable line of text in " +
                     std::to_string(training.inputs.size()) + " input file(s)");
   const auto limit = static_cast<std::uint64_t>(training.max_bytes);
   const Sample sample = read_sample(training, summary.bytes,
                                     limit == 0 ? summary.bytes : std::min(limit, summary.bytes));
+  if (sample.lines.empty())
+    throw ConfigError("tokenizer training: max_bytes = " + std::to_string(training.max_bytes) +
+                      " holds not one line; raise it, or use 0 for all text");
   summary.sampled_lines = sample.lines.size();
   summary.sampled_bytes = sample.bytes;
   atomic_write(model, train_on(sample.lines, training));

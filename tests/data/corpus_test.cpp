@@ -103,8 +103,27 @@ TEST_F(CorpusTest, AFinishedCorpusIsLeftAlone) {
   EXPECT_EQ(second.documents, first.documents);
   EXPECT_EQ(files_in(build_.output), files);
   fs::remove(build_.output / "shard-000000-0000.h5");
+  EXPECT_EQ(missing_part(build_.output), build_.output / "shard-000000-0000.h5");
   EXPECT_FALSE(run().already_done);
   EXPECT_EQ(files_in(build_.output), files);
+  EXPECT_EQ(missing_part(build_.output), std::nullopt);
+  test::flip_byte(build_.output / "shard-000000-0000.h5", 5000);
+  EXPECT_EQ(missing_part(build_.output), std::nullopt);  // looks at names and sizes only
+  EXPECT_FALSE(run().already_done);
+  EXPECT_EQ(files_in(build_.output), files);
+  fs::remove(build_.output / "corpus.json");
+  EXPECT_EQ(missing_part(build_.output), build_.output / "corpus.json");
+}
+
+TEST_F(CorpusTest, AnInputIsTheSameHoweverItsPathIsSpelled) {
+  add_input("a.txt", test::make_text(50, 2), "en");
+  run();
+  const fs::path absolute = build_.inputs[0].path;
+  for (const fs::path& spelled :
+       {fs::relative(absolute), absolute.parent_path() / "." / absolute.filename()}) {
+    build_.inputs[0].path = spelled;
+    EXPECT_TRUE(run().already_done) << spelled;
+  }
 }
 
 TEST_F(CorpusTest, AnotherCorpusIsNotOverwritten) {
@@ -134,7 +153,12 @@ TEST_F(CorpusTest, TooMuchInvalidTextStopsTheBuildWhichThenGoesOn) {
   EXPECT_NE(message.find("a.txt: document at byte"), std::string::npos) << message;
   EXPECT_THROW(Corpus{build_.output}, DataError);
   build_.max_invalid_fraction = 0.01;
+  testing::internal::CaptureStderr();
   const CorpusSummary summary = run();
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("left out 1 of 201 documents (1 not UTF-8, 0 bad JSON); first: "),
+            std::string::npos)
+      << said;
   EXPECT_EQ(summary.skipped.invalid_utf8, 1u);
   EXPECT_EQ(summary.documents, 200u);
   EXPECT_GT(summary.kept_ranges, 3u);
@@ -188,8 +212,9 @@ TEST_F(CorpusTest, DamageIsFoundAndNamed) {
   const auto verified = [&] { return test::message_of([&] { verify_corpus(build_.output); }); };
   test::flip_byte(shard, h5::File::open(shard).extent("/tokens").offset + 10);
   EXPECT_NE(verified().find("shard-000001-0000.h5: the checksum of block 0"), std::string::npos);
+  EXPECT_NE(verified().find("delete " + build_.output.string() + " and build"), std::string::npos);
   test::write_text(shard, whole.substr(0, whole.size() - 10));
-  EXPECT_NE(verified().find("shard-000001-0000.h5"), std::string::npos);
+  EXPECT_NE(verified().find("shard-000001-0000.h5: is not a whole HDF5 file"), std::string::npos);
   test::write_text(shard, read_file(build_.output / "shard-000002-0000.h5"));  // whole, but not it
   EXPECT_NE(verified().find("shard-000001-0000.h5"), std::string::npos);
   fs::remove(shard);

@@ -104,6 +104,18 @@ TEST_F(TokenizerTest, IdentityIsTheVocabularyNotTheFile) {
   EXPECT_NE(identity_of(changed), hash);
 }
 
+TEST_F(TokenizerTest, ALimitBelowTheShortestLineIsRefused) {
+  TokenizerTraining limited = training();
+  limited.max_bytes = 1;
+  try {
+    train_tokenizer(limited, folder_ / "none.spm");
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("max_bytes = 1 holds not one line"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(TokenizerTest, SamplesLinesEvenlyWithinTheLimit) {
   const std::string long_line(5000, 'x');
   test::write_text(folder_ / "dirty.txt",
@@ -112,7 +124,11 @@ TEST_F(TokenizerTest, SamplesLinesEvenlyWithinTheLimit) {
   limited.inputs = {folder_ / "dirty.txt"};
   limited.max_bytes = 20000;
   limited.pieces = 100;
+  testing::internal::CaptureStderr();
   const TokenizerTrainingSummary summary = train_tokenizer(limited, folder_ / "limited.spm");
+  const std::string warned = testing::internal::GetCapturedStderr();
+  EXPECT_NE(warned.find("left out 2 of "), std::string::npos) << warned;
+  EXPECT_NE(warned.find("(1 longer than 4192 bytes, 1 not UTF-8)"), std::string::npos) << warned;
   EXPECT_EQ(summary.too_long, 1u);
   EXPECT_EQ(summary.invalid_utf8, 1u);
   EXPECT_LE(summary.sampled_bytes, 20000u);
