@@ -92,9 +92,12 @@ struct Task {
 };
 // Rows whose split is `split`, in file order. Pairs longer than max_length tokens (all specials
 // counted) are left out. `limit` > 0 keeps the first `limit` rows of a keyed shuffle. More than
-// max_invalid_fraction malformed rows throw DataError naming file and line of the first.
+// max_invalid_fraction malformed rows throw DataError naming file and line of the first. There may
+// be no pair at all: then require_pairs() says so, where that is an error.
 Task read_task(const TaskFile& file, const std::string& split, const Tokenizer& tokenizer,
                std::int32_t max_length, std::uint64_t limit = 0);
+void require_pairs(const Task& task, const TaskFile& file, const std::string& split,
+                   std::int32_t max_length);
 
 struct TaskOptions {
   BatchShape batch;

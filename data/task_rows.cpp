@@ -133,12 +133,6 @@ TaskRows parse_task_rows(const TaskFile& file, const std::string& split,
     throw DataError(first_fault + "; " + std::to_string(rows.malformed) + " of " +
                     std::to_string(lines) +
                     " rows are malformed; mend the file, or correct the names of its fields");
-  if (rows.prompts.empty())
-    throw DataError(file.path.string() + ": no row of " + std::to_string(lines) +
-                    (file.split_field.empty()
-                         ? std::string(" is usable")
-                         : " has '" + split + "' in split_field '" + file.split_field + "'") +
-                    "; check the file and the recipe");
   return rows;
 }
 
@@ -171,9 +165,6 @@ Task encode_task_rows(TaskRows rows, const TaskFile& file, const Encoder& encode
     }
     done += count;
   }
-  if (kept.empty())
-    throw DataError(file.path.string() + ": every pair is longer than " +
-                    std::to_string(max_length) + " tokens; raise the sequence length");
   std::sort(kept.begin(), kept.end(),
             [](const auto& a, const auto& b) { return a.first < b.first; });
   for (auto& [row, example] : kept) {
@@ -191,6 +182,17 @@ Task read_task(const TaskFile& file, const std::string& split, const Tokenizer& 
       parse_task_rows(file, split, [&](std::string& line) { return reader.next(line); });
   const auto encode = [&](std::string_view text) { return tokenizer.encode(text); };
   return encode_task_rows(std::move(rows), file, encode, max_length, limit);
+}
+
+void require_pairs(const Task& task, const TaskFile& file, const std::string& split,
+                   std::int32_t max_length) {
+  if (!task.examples.empty()) return;
+  const std::string where = file.split_field.empty()
+                                ? ""
+                                : " with '" + split + "' in split_field '" + file.split_field + "'";
+  throw DataError(file.path.string() + ": no pair" + where + " of at most " +
+                  std::to_string(max_length) +
+                  " tokens; check the split's name, split_field and max_length");
 }
 
 }  // namespace demist::data

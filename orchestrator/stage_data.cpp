@@ -73,15 +73,15 @@ void open_tasks(const RunConfig& run, const TrainingStage& stage, const data::To
     train.push_back(
         data::read_task(task.file, task.train_split, tokenizer, task.max_length, task.limit));
     ratios.push_back(task.file.ratio);
-    if (train.back().examples.empty())
-      throw DataError("task " + name + ": " + task.file.path.string() + " has no pair in split '" +
-                      task.train_split + "' of at most " + std::to_string(task.max_length) +
-                      " tokens; check split_field and max_length");
+    data::require_pairs(train.back(), task.file, task.train_split, task.max_length);
     log::info("task " + name + ": " + std::to_string(train.back().examples.size()) +
               " training pairs, " + std::to_string(train.back().skipped) + " left out");
     data::Task held_out =
         data::read_task(task.file, task.valid_split, tokenizer, task.max_length, 0);
-    if (!held_out.examples.empty()) {
+    if (held_out.examples.empty()) {
+      log::warning("task " + name + ": no pair in split '" + task.valid_split +
+                   "': it has no part in the held-out loss");
+    } else {
       valid.push_back(std::move(held_out));
       valid_ratios.push_back(task.file.ratio);
     }

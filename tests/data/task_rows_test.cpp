@@ -101,12 +101,17 @@ TEST(TaskRows, SettingsThatCannotWorkAreRefused) {
   EXPECT_THROW(parse_task_rows(file, "train", lines({"a\tb"})), ConfigError);
 }
 
-TEST(TaskRows, AnAbsentSplitIsAnError) {
+TEST(TaskRows, WithoutPairsItIsForTheCallerToRefuse) {
   TaskFile file = tsv();
   file.split_field = "2";
-  const std::string text = message([&] { parse_task_rows(file, "valid", lines({"a\tb\ttrain"})); });
-  EXPECT_NE(text.find("'valid'"), std::string::npos) << text;
-  EXPECT_THROW(parse_task_rows(tsv(), "", lines({})), DataError);
+  const TaskRows none = parse_task_rows(file, "valid", lines({"a\tb\ttrain"}));
+  EXPECT_TRUE(none.prompts.empty());
+  const Task task = encode_task_rows(none, file, spell, 20, 0);
+  const std::string text = message([&] { require_pairs(task, file, "valid", 20); });
+  EXPECT_NE(text.find("no pair with 'valid' in split_field '2' of at most 20 tokens"),
+            std::string::npos)
+      << text;
+  EXPECT_TRUE(parse_task_rows(tsv(), "", lines({})).prompts.empty());
 }
 
 TEST(TaskRows, TemplateWrapsThePromptButNotTheRawText) {
@@ -125,7 +130,10 @@ TEST(TaskRows, PairsAboveTheLengthAreLeftOut) {
   EXPECT_EQ(task.prompts, (Strings{"aa", "a"}));
   EXPECT_EQ(task.examples.size(), 2u);
   EXPECT_EQ(task.skipped, 2u);
-  EXPECT_THROW(encode_task_rows(rows, tsv(), spell, 3, 0), DataError);
+  const Task none = encode_task_rows(rows, tsv(), spell, 3, 0);
+  EXPECT_EQ(none.skipped, 4u);
+  EXPECT_NE(message([&] { require_pairs(none, tsv(), "", 3); }).find("max_length"),
+            std::string::npos);
 }
 
 TEST(TaskRows, TheLimitKeepsAShuffledChoiceInFileOrder) {
