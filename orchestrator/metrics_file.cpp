@@ -2,23 +2,19 @@
 #include "orchestrator/metrics_file.hpp"
 
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "orchestrator/stage_state.hpp"
 
 namespace demist {
 namespace {
 
 using nlohmann::ordered_json;
 
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 ordered_json header(const char* event, const std::string& stage, std::int64_t step) {
-  return {{"event", event}, {"stage", stage}, {"step", step}, {"time", unix_time()}};
+  return {{"event", event}, {"stage", stage}, {"step", step}, {"time", unix_seconds()}};
 }
 
 }  // namespace

@@ -4,19 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 
+#include "orchestrator/format.hpp"
+
 namespace demist {
 namespace {
-
-template <class... Values>
-std::string print(const char* format, Values... values) {
-  std::array<char, 256> text{};
-  std::snprintf(text.data(), text.size(), format, values...);
-  return text.data();
-}
 
 constexpr double kTerminalInterval = 0.1, kLineInterval = 5;  // seconds
 

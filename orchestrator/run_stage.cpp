@@ -13,6 +13,7 @@
 #include "data/corpus.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
+#include "orchestrator/run_plan.hpp"
 #include "orchestrator/score_stage.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/train_stage.hpp"
@@ -22,7 +23,9 @@ namespace {
 
 // Runs the command that makes the raw text, unless its product exists. Returns the product's hash.
 std::string prepare(const PrepareStage& work) {
-  if (!fs::exists(work.product)) {
+  if (fs::exists(work.product)) {
+    log::info(work.product.string() + " exists already: the command is not run");
+  } else {
     log::info("running " + join(work.command, " "));
     const int code = run_process({work.command, {}});
     if (code != 0)
@@ -77,16 +80,6 @@ void open_log(const mpi::Comm& world, const fs::path& run_dir) {
                            number + ".log"));
 }
 
-// A killed run's processes may need a moment to go.
-constexpr double kLockPatience = 3;  // seconds
-
-void refuse_if_changed(const StageConfig& stage, StageStatus status) {
-  if (status == StageStatus::changed)
-    throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
-                      " holds work made with other settings or inputs; choose another run with "
-                      "--set run_dir=..., or redo it with `demist run --redo`");
-}
-
 }  // namespace
 
 std::string stage_names(const RunConfig& run) {
@@ -105,8 +98,7 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     // Two runs in one folder would write each other's checkpoints.
     if (world.rank() == 0) lock.emplace(run.run_dir / "lock", kLockPatience);
     state.key = stage_key(run, stage);
-    status = status_of(stage, state.key);
-    refuse_if_changed(stage, status);
+    status = require_sound(run, stage);
     if (status == StageStatus::started) state = *read_started(stage);
     state.seconds = seconds_spent(stage, state);
   });

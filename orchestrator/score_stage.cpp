@@ -9,6 +9,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "orchestrator/stage_output.hpp"
 #include "worker/evaluate/baseline.hpp"
 #include "worker/evaluate/metrics.hpp"
 #include "worker/generate/batching.hpp"
@@ -26,7 +27,12 @@ std::vector<generate::Request> requests_for(const Generator& generator, const da
     const auto wanted =
         fixed_length > 0 ? fixed_length : static_cast<std::int32_t>(example.response.size());
     const std::int32_t room = generator.longest_response(example.prompt.size());
-    requests.push_back({example.prompt, std::clamp(wanted, 0, room), i});
+    if (wanted > room)
+      throw ConfigError("an answer of " + std::to_string(wanted) +
+                        " tokens was asked for, and the " + std::to_string(example.prompt.size()) +
+                        " tokens of prompt " + std::to_string(i + 1) + " leave room for " +
+                        std::to_string(room) + "; ask for a shorter one");
+    requests.push_back({example.prompt, wanted, i});
   }
   return requests;
 }
@@ -112,15 +118,13 @@ Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfi
   const TaskConfig& config = run.task(work.task);
   std::optional<Generator> generator;
   data::Task task;
+  const fs::path model = final_checkpoint(world, run.stage(work.start_from));
   std::unique_ptr<Backend> backend = make_device(run.device, world).backend;
   mpi::together(world, "open model and task of stage " + stage.name, [&] {
-    generator.emplace(run.stage(work.start_from).checkpoints(), run.tokenizer.model, run.compute,
-                      std::move(backend));
+    generator.emplace(model, run.tokenizer.model, run.compute, std::move(backend));
     task = data::read_task(config.file, config.test_split, generator->tokenizer(),
                            config.max_length, work.limit);
-    if (task.examples.empty())
-      throw DataError("task " + config.name + ": " + config.file.path.string() +
-                      " has no pair in split '" + config.test_split + "'; check split_field");
+    data::require_pairs(task, config.file, config.test_split, config.max_length);
   });
   log::info("stage " + stage.name + ": generating " + std::to_string(task.examples.size()) +
             " answers with " + generator->checkpoint().string());
@@ -134,6 +138,8 @@ Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfi
   static constexpr const char* baselines[] = {"copy", "lead", "first_sentence"};
   score.baseline_name = baselines[static_cast<int>(work.baseline)];
   score.examples = static_cast<std::int64_t>(task.examples.size());
+  score.left_out = static_cast<std::int64_t>(task.skipped);
+  score.max_length = config.max_length;
   atomic_write(stage.folder / "samples.jsonl", sample_lines(task, answers));
   return score;
 }

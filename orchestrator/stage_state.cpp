@@ -10,6 +10,8 @@
 #include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "data/manifest.hpp"
+#include "worker/checkpoint/catalog.hpp"
 
 namespace demist {
 namespace {
@@ -32,6 +34,22 @@ void write_state(const fs::path& path, const StageState& state) {
 
 fs::path started_file(const StageConfig& stage) { return stage.folder / "started.json"; }
 
+// What an unfinished stage has made that cannot be had again in a moment, or that stands in the way
+// of new settings.
+bool holds_work(const RunConfig& run, const StageConfig& stage) {
+  if (const auto* work = std::get_if<PrepareStage>(&stage.work)) return fs::exists(work->product);
+  if (std::holds_alternative<CorpusStage>(stage.work))
+    return std::ranges::any_of(run.corpora, [](const CorpusConfig& corpus) {
+      return corpus.built && fs::exists(corpus.build.output / data::kManifestName);
+    });
+  return !checkpoint::list_entries(stage.checkpoints()).empty();
+}
+
+bool lies_in(const fs::path& path, const fs::path& folder) {
+  const fs::path way = fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(folder));
+  return !way.empty() && *way.begin() != "..";
+}
+
 std::optional<double> optional_number(const ordered_json& json, const char* name) {
   if (!json.contains(name) || json.at(name).is_null()) return std::nullopt;
   return json.at(name).get<double>();
@@ -45,11 +63,11 @@ std::string to_json(const StageState& state) {
   if (state.held_out_before) json["held_out_before"] = *state.held_out_before;
   if (state.held_out_after) json["held_out_after"] = *state.held_out_after;
   if (state.score)
-    json["score"] = {{"metric", state.score->metric},
-                     {"score", state.score->score},
-                     {"score_baseline", state.score->baseline},
-                     {"baseline", state.score->baseline_name},
-                     {"examples", state.score->examples}};
+    json["score"] = {
+        {"metric", state.score->metric},           {"score", state.score->score},
+        {"score_baseline", state.score->baseline}, {"baseline", state.score->baseline_name},
+        {"examples", state.score->examples},       {"left_out", state.score->left_out},
+        {"max_length", state.score->max_length}};
   return json.dump(1);
 }
 
@@ -65,8 +83,10 @@ StageState stage_state_from_json(const std::string& text) {
     state.held_out_after = optional_number(json, "held_out_after");
     if (json.contains("score")) {
       const auto& s = json.at("score");
-      state.score = Score{s.at("metric"), s.at("score"), s.at("score_baseline"), s.at("baseline"),
-                          s.at("examples")};
+      state.score =
+          Score{s.at("metric"),          s.at("score"),    s.at("score_baseline"),
+                s.at("baseline"),        s.at("examples"), s.value("left_out", std::int64_t{0}),
+                s.value("max_length", 0)};
     }
     return state;
   } catch (const nlohmann::json::exception& error) {
@@ -122,15 +142,25 @@ std::string stage_key(const RunConfig& run, const StageConfig& stage) {
   return sha256_hex(text);
 }
 
-StageStatus status_of(const StageConfig& stage, const std::string& key) {
+StageStatus status_of(const RunConfig& run, const StageConfig& stage, const std::string& key) {
   if (const auto done = read_done(stage))
     return done->key == key ? StageStatus::done : StageStatus::changed;
-  if (const auto started = read_started(stage))
-    return started->key == key ? StageStatus::started : StageStatus::changed;
-  return StageStatus::absent;
+  const auto started = read_started(stage);
+  if (!started) return StageStatus::absent;
+  if (started->key == key) return StageStatus::started;
+  return holds_work(run, stage) ? StageStatus::changed : StageStatus::absent;
+}
+
+void reopen(const StageConfig& stage) {
+  const auto done = read_done(stage);
+  ensure(done.has_value(), "a stage is reopened before it is done");
+  write_started(stage, *done);
+  fs::remove(stage.folder / "done.json");
 }
 
 void forget(const RunConfig& run, const StageConfig& stage) {
+  if (const auto* work = std::get_if<PrepareStage>(&stage.work))
+    if (lies_in(work->product, run.run_dir)) fs::remove(work->product);
   if (std::holds_alternative<CorpusStage>(stage.work))
     for (const CorpusConfig& corpus : run.corpora)
       if (corpus.built) fs::remove_all(corpus.build.output);

@@ -16,6 +16,8 @@ struct Score {
   double baseline = 0;        // percent, of the trivial answer
   std::string baseline_name;  // "lead" or "copy"
   std::int64_t examples = 0;
+  std::int64_t left_out = 0;    // pairs of the split that are malformed or longer than max_length
+  std::int32_t max_length = 0;  // tokens, prompt and response
 };
 
 struct StageState {
@@ -48,16 +50,23 @@ double seconds_spent(const StageConfig& stage, const StageState& started);
 double unix_seconds();
 void write_done(const StageConfig& stage, const StageState& state);
 
+// Whoever works in a run folder holds a lock on its file "lock". A killed run's processes may need
+// a moment to go: wait for them this long.
+inline constexpr double kLockPatience = 3;  // seconds
+
 // SHA-256 over the stage's settings and the outputs of the stages it depends on. Throws ConfigError
 // naming the first of those that is not done.
 std::string stage_key(const RunConfig& run, const StageConfig& stage);
 
 enum class StageStatus { absent, started, done, changed };
-// changed: its folder holds work made with other settings or inputs.
-StageStatus status_of(const StageConfig& stage, const std::string& key);
+// changed: it is done with other settings or inputs, or has left a checkpoint, corpus or product
+// made with them. Without any of these, what was begun counts for nothing.
+StageStatus status_of(const RunConfig& run, const StageConfig& stage, const std::string& key);
 
-// Deletes the stage's folder, and the corpora that a CORPUS stage built: a build refuses to go on
-// from another one's shards. REQUIRES: nobody works there.
+// Makes a stage that is done one that was begun: it goes on from what is left of its work.
+void reopen(const StageConfig& stage);
+// Deletes the stage's folder, and what it made elsewhere in the run folder and would not make
+// again: a CORPUS stage's corpora, a PREPARE stage's product. REQUIRES: nobody works there.
 void forget(const RunConfig& run, const StageConfig& stage);
 
 }  // namespace demist

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/summary.hpp"
 
-#include <array>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/format.hpp"
 #include "orchestrator/progress.hpp"
 
 namespace demist {
@@ -14,15 +14,18 @@ namespace {
 
 using nlohmann::ordered_json;
 
-template <class... Values>
-std::string print(const char* format, Values... values) {
-  std::array<char, 512> text{};
-  std::snprintf(text.data(), text.size(), format, values...);
-  return text.data();
-}
-
 std::string loss_text(const std::optional<double>& loss) {
   return loss ? print("%.4f", *loss) : "-";
+}
+
+std::string score_text(const Score& score) {
+  std::string text = print("%s %.2f against %.2f of the baseline (%s), %lld examples",
+                           score.metric.c_str(), score.score, score.baseline,
+                           score.baseline_name.c_str(), static_cast<long long>(score.examples));
+  if (score.left_out > 0)
+    text += print("; %lld left out (malformed, or over %d tokens)",
+                  static_cast<long long>(score.left_out), score.max_length);
+  return text;
 }
 
 // At most `width` bytes on one line, cut at a character's start.
@@ -60,10 +63,10 @@ std::string to_json(const RunSummary& summary) {
     json["score"] = state.score->score;
     json["score_baseline"] = state.score->baseline;
     json["baseline"] = state.score->baseline_name;
-    scores[name] = {{"metric", state.score->metric},
-                    {"score", state.score->score},
-                    {"score_baseline", state.score->baseline},
-                    {"examples", state.score->examples}};
+    scores[name] = {
+        {"metric", state.score->metric},           {"score", state.score->score},
+        {"score_baseline", state.score->baseline}, {"examples", state.score->examples},
+        {"left_out", state.score->left_out},       {"max_length", state.score->max_length}};
   }
   json["scores"] = scores;
   json["held_out"] = held_out;
@@ -80,22 +83,23 @@ std::string format_table(const RunSummary& summary) {
         print("%-16s %10s %17s %17s\n", name.c_str(), format_duration(state.seconds).c_str(),
               loss_text(state.held_out_before).c_str(), loss_text(state.held_out_after).c_str());
   for (const auto& [name, state] : summary.stages)
-    if (state.score)
-      text +=
-          print("\n%s: %s %.2f against %.2f of the baseline (%s), %lld examples\n", name.c_str(),
-                state.score->metric.c_str(), state.score->score, state.score->baseline,
-                state.score->baseline_name.c_str(), static_cast<long long>(state.score->examples));
+    if (state.score) text += "\n" + name + ": " + score_text(*state.score) + "\n";
   return text;
 }
 
-std::string format_samples(const std::string& samples_jsonl, int count) {
-  std::istringstream lines(samples_jsonl);
+std::string format_samples(const fs::path& samples_jsonl, int count) {
+  std::istringstream lines(read_file(samples_jsonl));
   std::string line, text;
-  for (int i = 0; i < count && std::getline(lines, line); ++i) {
-    const auto sample = ordered_json::parse(line);
-    text += "\nprompt     " + shorten(sample.at("prompt"), 300) + "\nreference  " +
-            shorten(sample.at("reference"), 300) + "\noutput     " +
-            shorten(sample.at("output"), 300) + "\n";
+  try {
+    for (int i = 0; i < count && std::getline(lines, line); ++i) {
+      const auto sample = ordered_json::parse(line);
+      text += "\nprompt     " + shorten(sample.at("prompt"), 300) + "\nreference  " +
+              shorten(sample.at("reference"), 300) + "\noutput     " +
+              shorten(sample.at("output"), 300) + "\n";
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError(samples_jsonl.string() + ": damaged: " + error.what() +
+                    "; delete it and use `demist run --redo` to score again");
   }
   return text;
 }

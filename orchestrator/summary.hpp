@@ -22,7 +22,7 @@ RunSummary summarize(const RunConfig& run);  // REQUIRES: every stage is done
 std::string to_json(const RunSummary& summary);
 std::string format_table(const RunSummary& summary);
 
-// The first `count` lines of samples.jsonl as text.
-std::string format_samples(const std::string& samples_jsonl, int count);
+// The first `count` lines of a samples.jsonl as text. Throws DataError naming the file.
+std::string format_samples(const fs::path& samples_jsonl, int count);
 
 }  // namespace demist

@@ -12,6 +12,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "orchestrator/process.hpp"
+#include "orchestrator/run_plan.hpp"
 #include "orchestrator/signals.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/summary.hpp"
@@ -50,16 +51,6 @@ class SignalRelay {
   double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
 };
 
-void skip_or_refuse(const RunConfig& run, const StageConfig& stage, StageStatus status, bool redo) {
-  if (status != StageStatus::changed) return;
-  if (!redo)
-    throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
-                      " holds work made with other settings or inputs; add --redo to delete and "
-                      "repeat it, or choose another run with --set run_dir=...");
-  log::info("stage " + stage.name + ": made with other settings or inputs; doing it again");
-  forget(run, stage);
-}
-
 // The record's paths are absolute: it is another recipe than the one it was made from.
 void refuse_record(const RunConfig& run, const fs::path& recipe) {
   std::error_code absent;
@@ -93,9 +84,7 @@ void report(const RunConfig& run) {
   for (const StageConfig& stage : run.stages) {
     const auto* score = std::get_if<ScoreStage>(&stage.work);
     if (score == nullptr) continue;
-    const std::string text =
-        format_samples(read_file(stage.folder / "samples.jsonl"), score->samples);
-    std::fputs(text.c_str(), stdout);
+    std::fputs(format_samples(stage.folder / "samples.jsonl", score->samples).c_str(), stdout);
   }
   std::printf("\n%s\n%s\n", format_table(summary).c_str(), (run.run_dir / "summary.json").c_str());
 }
@@ -159,12 +148,15 @@ std::map<std::string, std::string> stage_environment(const SupervisorOptions& op
 int supervise(const RunConfig& run, const SupervisorOptions& options) {
   fs::create_directories(run.run_dir);
   refuse_record(run, options.recipe);
-  atomic_write(run.run_dir / "recipe.textproto", run.resolved);
+  {
+    // The record says what the folder holds: it changes only when nothing stands in the way.
+    const FileLock lock(run.run_dir / "lock", kLockPatience);
+    check_stages(run, options.redo);
+    atomic_write(run.run_dir / "recipe.textproto", run.resolved);
+  }
   SignalRelay relay;
   for (const StageConfig& stage : run.stages) {
-    const std::string key = stage_key(run, stage);
-    const StageStatus status = status_of(stage, key);
-    skip_or_refuse(run, stage, status, options.redo);
+    const StageStatus status = make_ready(run, stage, options.redo);
     if (status == StageStatus::done) {
       log::info("stage " + stage.name + " is done already");
       continue;

@@ -16,7 +16,7 @@ struct SupervisorOptions {
   std::vector<std::string> overrides;  // --set, passed on to every stage
   int ranks = 1;
   ProgressStyle progress = ProgressStyle::lines;
-  bool redo = false;  // delete and repeat stages made with other settings
+  bool redo = false;  // repeat stages made with other settings, or whose result is gone
 };
 
 // The command that runs one stage: mpirun for several ranks, the bare program for one.

@@ -11,6 +11,7 @@
 #include "orchestrator/metrics_file.hpp"
 #include "orchestrator/signals.hpp"
 #include "orchestrator/stage_data.hpp"
+#include "orchestrator/stage_output.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/trainer.hpp"
 
@@ -62,12 +63,10 @@ void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig&
     return;
   }
   if (work.start_from.empty()) return trainer.initialize();
-  const fs::path source = run.stage(work.start_from).checkpoints();
-  const auto start = open_on_all(world, source);
-  if (!start)
-    throw CheckpointError(source.string() + " holds no checkpoint; run stage " + work.start_from +
-                          " first");
-  trainer.load_model(*start);
+  const fs::path start = final_checkpoint(world, run.stage(work.start_from));
+  std::optional<checkpoint::Checkpoint> opened;
+  mpi::together(world, "open checkpoint", [&] { opened.emplace(start); });
+  trainer.load_model(*opened);
 }
 
 CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& run,
@@ -265,7 +264,7 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
   throw NumericError(
       "stage " + stage.name + ", step " + std::to_string(stop.step) +
       ": loss or gradient is not finite; lower optimizer.lr, lengthen the warm-up or "
-      "set precision: FP32, then go on from the last checkpoint");
+      "set precision: FP32, and run again with --redo: with other settings the stage begins anew");
 }
 
 }  // namespace demist

@@ -18,7 +18,7 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
   options.positional("RECIPE")
       .value("ranks", "N", "MPI processes; default: the recipe's parallel.ranks")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
-      .flag("redo", "delete and repeat stages that were made with other settings")
+      .flag("redo", "delete and repeat stages made with other settings, or whose result is gone")
       .flag("dry-run", "check the recipe, print it with all defaults filled in, and exit");
   if (!options.parse(arguments)) return 0;
   SupervisorOptions supervisor;

@@ -34,7 +34,7 @@ StageState full_state() {
   state.seconds = 12.5;
   state.held_out_before = 8.1;
   state.held_out_after = 3.2;
-  state.score = Score{"rouge_l", 31.5, 12.25, "lead", 100};
+  state.score = Score{"rouge_l", 31.5, 12.25, "lead", 100, 59, 40};
   return state;
 }
 
@@ -77,15 +77,50 @@ TEST_F(StageStateTest, AClockRunsWhileAnAttemptLives) {
 
 TEST_F(StageStateTest, StatusFollowsTheFolder) {
   const StageConfig& tok = run_.stages[0];
-  EXPECT_EQ(status_of(tok, "k"), StageStatus::absent);
+  EXPECT_EQ(status_of(run_, tok, "k"), StageStatus::absent);
   write_started(tok, full_state());
-  EXPECT_EQ(status_of(tok, "k"), StageStatus::started);
-  EXPECT_EQ(status_of(tok, "other"), StageStatus::changed);
+  EXPECT_EQ(status_of(run_, tok, "k"), StageStatus::started);
+  EXPECT_EQ(status_of(run_, tok, "other"), StageStatus::absent);  // it has made nothing yet
   write_done(tok, full_state());
-  EXPECT_EQ(status_of(tok, "k"), StageStatus::done);
-  EXPECT_EQ(status_of(tok, "other"), StageStatus::changed);
+  EXPECT_EQ(status_of(run_, tok, "k"), StageStatus::done);
+  EXPECT_EQ(status_of(run_, tok, "other"), StageStatus::changed);
   forget(run_, tok);
-  EXPECT_EQ(status_of(tok, "k"), StageStatus::absent);
+  EXPECT_EQ(status_of(run_, tok, "k"), StageStatus::absent);
+}
+
+TEST_F(StageStateTest, OnlyWorkStandsInTheWayOfOtherSettings) {
+  const StageConfig& mlm = run_.stages[1];
+  write_started(mlm, full_state());
+  EXPECT_EQ(status_of(run_, mlm, "other"), StageStatus::absent);
+  fs::create_directories(mlm.checkpoints() / "step-00000010");
+  EXPECT_EQ(status_of(run_, mlm, "other"), StageStatus::changed);
+
+  const StageConfig text{
+      "text", PrepareStage{{"true"}, folder_ / "raw/a.txt"}, folder_ / "text", "h", {}};
+  write_started(text, full_state());
+  EXPECT_EQ(status_of(run_, text, "other"), StageStatus::absent);
+  fs::create_directories(folder_ / "raw");
+  atomic_write(folder_ / "raw/a.txt", "made by another command");
+  EXPECT_EQ(status_of(run_, text, "other"), StageStatus::changed);
+
+  const StageConfig corpus{"corpus", CorpusStage{}, folder_ / "corpus", "h", {}};
+  run_.corpora.resize(1);
+  run_.corpora[0].build.output = folder_ / "corpora/a";
+  run_.corpora[0].built = true;
+  write_started(corpus, full_state());
+  fs::create_directories(folder_ / "corpora/a/.build");
+  EXPECT_EQ(status_of(run_, corpus, "other"), StageStatus::absent);
+  atomic_write(folder_ / "corpora/a/corpus.json", "{}");
+  EXPECT_EQ(status_of(run_, corpus, "other"), StageStatus::changed);
+}
+
+TEST_F(StageStateTest, AReopenedStageKeepsWhatItMeasured) {
+  const StageConfig& mlm = run_.stages[1];
+  write_done(mlm, full_state());
+  reopen(mlm);
+  EXPECT_EQ(status_of(run_, mlm, "k"), StageStatus::started);
+  EXPECT_EQ(read_started(mlm)->seconds, 12.5);
+  EXPECT_EQ(*read_started(mlm)->held_out_before, 8.1);
 }
 
 TEST_F(StageStateTest, KeyIsBoundToTheOutputsBefore) {
@@ -124,15 +159,50 @@ TEST_F(StageStateTest, SummaryHoldsScoresLossesAndSeconds) {
   const std::string table = format_table(summary);
   EXPECT_NE(table.find("8.1000"), std::string::npos) << table;
   EXPECT_NE(table.find("rouge_l 31.50 against 12.25"), std::string::npos) << table;
+  EXPECT_NE(table.find("100 examples; 59 left out (malformed, or over 40 tokens)"),
+            std::string::npos)
+      << table;
+  EXPECT_EQ(json.at("scores").at("tok").at("left_out"), 59);
+  EXPECT_EQ(json.at("scores").at("tok").at("max_length"), 40);
 }
 
 TEST(Samples, AreShortenedAtCharacters) {
+  const test::TemporaryFolder folder;
+  const fs::path file = folder.path() / "samples.jsonl";
   const std::string long_prompt(299, 'x');
   const nlohmann::json sample{
       {"prompt", long_prompt + "\u00e9\u00e9"}, {"reference", "r"}, {"output", "o"}};
-  const std::string text = format_samples(sample.dump() + "\n" + sample.dump() + "\n", 1);
+  atomic_write(file, sample.dump() + "\n" + sample.dump() + "\n");
+  const std::string text = format_samples(file, 1);
   EXPECT_NE(text.find(long_prompt + "..."), std::string::npos) << text;
   EXPECT_EQ(text.find("prompt"), text.rfind("prompt"));
+}
+
+TEST(Samples, DamageIsNamed) {
+  const test::TemporaryFolder folder;
+  const fs::path file = folder.path() / "samples.jsonl";
+  for (const char* content : {"garbage\n", "{}\n", "{\"prompt\": 1}\n"}) {
+    atomic_write(file, content);
+    try {
+      format_samples(file, 3);
+      FAIL() << content;
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find("samples.jsonl: damaged"), std::string::npos);
+    }
+  }
+}
+
+TEST_F(StageStateTest, ForgettingAPrepareStageDeletesItsProductInTheRunFolder) {
+  const test::TemporaryFolder elsewhere;
+  for (const fs::path& product : {folder_ / "raw.txt", elsewhere.path() / "given.txt"}) {
+    const StageConfig text{"text", PrepareStage{{"true"}, product}, folder_ / "text", "h", {}};
+    atomic_write(product, "text");
+    write_done(text, full_state());
+    forget(run_, text);
+    EXPECT_FALSE(fs::exists(text.folder));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "raw.txt"));
+  EXPECT_TRUE(fs::exists(elsewhere.path() / "given.txt"));
 }
 
 TEST_F(StageStateTest, ForgettingACorpusStageDeletesWhatItBuilt) {

@@ -290,14 +290,19 @@ TEST_F(CheckpointTest, LatestFallsBackToTheNewestGoodOne) {
   fs::create_directories(root() / "step-x");
   fs::remove(root() / "LATEST");
   EXPECT_EQ(open_latest(root())->meta().step, 20);
+  EXPECT_EQ(open_step(root(), 20).meta().step, 20);
+  EXPECT_THROW(open_step(root(), 30), CheckpointError);
+  fs::remove(root() / "step-00000040");
+  EXPECT_EQ(open_any(root()).meta().step, 20);
   const h5::Extent extent = h5::File::open(twenty / "w0000.h5").extent("/t/tall/parameter");
   flip_byte(twenty / "w0000.h5", extent.offset);
   EXPECT_EQ(open_latest(root())->meta().step, 10);
+  EXPECT_THROW(open_step(root(), 20), CheckpointError);  // whoever names it wants no other
+  EXPECT_THROW(open_any(root()), CheckpointError);
   flip_byte(ten / "MANIFEST.json", 100);
   EXPECT_EQ(open_latest(root())->meta().step, 5);
-  EXPECT_EQ(open_any(root()).meta().step, 5);
   fs::remove(root() / "step-00000005/w0000.h5");
-  EXPECT_FALSE(open_latest(root()).has_value());
+  EXPECT_THROW(open_latest(root()), CheckpointError);  // not the same as none
   EXPECT_THROW(open_any(root()), CheckpointError);
   EXPECT_THROW(open_any(folder_.path() / "nowhere"), CheckpointError);
 }

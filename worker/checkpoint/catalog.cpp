@@ -80,29 +80,50 @@ void prune(const fs::path& root, const fs::path& written, int keep_last) {
   }
 }
 
+namespace {
+
+Checkpoint open_whole(const Entry& entry) {
+  Checkpoint checkpoint(entry.path);
+  checkpoint.verify();
+  if (checkpoint.meta().step != entry.step)
+    throw CheckpointError(entry.path.string() + ": holds step " +
+                          std::to_string(checkpoint.meta().step) + "; give it its name back");
+  return checkpoint;
+}
+
+}  // namespace
+
 std::optional<Checkpoint> open_latest(const fs::path& root) {
-  for (const Entry& entry : as_checkpoint_error([&] { return list_entries(root); })) {
+  const auto entries = as_checkpoint_error([&] { return list_entries(root); });
+  for (const Entry& entry : entries) {
     try {
-      Checkpoint checkpoint(entry.path);
-      checkpoint.verify();
-      if (checkpoint.meta().step != entry.step)
-        throw CheckpointError(entry.path.string() + ": holds step " +
-                              std::to_string(checkpoint.meta().step));
-      return checkpoint;
+      return open_whole(entry);
     } catch (const CheckpointError& error) {
       log::warning("passing over a bad checkpoint: " + std::string(error.what()));
     }
   }
-  return {};
+  if (entries.empty()) return {};
+  throw CheckpointError(root.string() + ": none of its checkpoints (" +
+                        std::to_string(entries.size()) +
+                        ") is usable; restore one, or delete this folder to begin anew");
+}
+
+Checkpoint open_step(const fs::path& root, std::int64_t step) {
+  for (const Entry& entry : as_checkpoint_error([&] { return list_entries(root); }))
+    if (entry.step == step) return open_whole(entry);
+  return Checkpoint(root / directory_name(step));  // says that it is not there
 }
 
 Checkpoint open_any(const fs::path& path) {
   const auto entries = as_checkpoint_error([&] { return list_entries(path); });
   // A directory without a manifest that holds no checkpoints either: let the constructor say so.
   if (entries.empty() || fs::exists(path / kManifestName)) return Checkpoint(path);
-  if (auto latest = open_latest(path)) return std::move(*latest);
-  throw CheckpointError(path.string() + ": none of its " + std::to_string(entries.size()) +
-                        " checkpoints is usable");
+  try {
+    return open_whole(entries.front());
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(std::string(error.what()) + " (the newest of " + path.string() +
+                          "; another one is used when it is named)");
+  }
 }
 
 }  // namespace demist::checkpoint

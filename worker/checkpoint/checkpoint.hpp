@@ -97,10 +97,13 @@ class Checkpoint {
   std::unique_ptr<Impl> impl_;
 };
 
-// The newest checkpoint under `root` that opens and verifies; bad ones are named in a warning and
-// passed over. Empty when there is none.
+// For going on: the newest checkpoint under `root` that opens and verifies; bad ones are named in a
+// warning and passed over. Empty when the folder holds none; throws when all of them are bad.
 std::optional<Checkpoint> open_latest(const fs::path& root);
-// A path to a checkpoint directory, or to a folder of checkpoints (its latest). Throws.
+// For results: the checkpoint of this step, verified, or a CheckpointError.
+Checkpoint open_step(const fs::path& root, std::int64_t step);
+// A path to a checkpoint directory, or to a folder of checkpoints: then the newest, verified.
+// Throws when it is bad: whoever named it did not ask for an older one.
 Checkpoint open_any(const fs::path& path);
 
 }  // namespace demist::checkpoint

@@ -107,7 +107,7 @@ struct Checkpoint::Impl {
         throw CheckpointError((directory / manifest.files[block.file].name).string() + ": " +
                               what(block.tensor, block.kind) + " is damaged near byte " +
                               std::to_string(block.offset + chunk * kChunk * sizeof(float)) +
-                              "; use an older checkpoint");
+                              "; restore it from a copy");
       verified[b][chunk] = true;
     }
   }
@@ -174,7 +174,8 @@ Checkpoint::Checkpoint(const fs::path& directory) : impl_(std::make_unique<Impl>
   if (!fs::is_directory(directory, error))
     throw CheckpointError(directory.string() + ": no such checkpoint directory");
   if (!fs::exists(path, error))
-    throw CheckpointError(path.string() + ": missing, so this save was never finished");
+    throw CheckpointError(path.string() +
+                          ": missing, so this save was never finished; delete its folder");
   impl_->directory = directory;
   impl_->manifest =
       parse_manifest(as_checkpoint_error([&] { return read_file(path); }), path.string());

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/run_plan.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.hpp"
+#include "core/log.hpp"
+#include "orchestrator/stage_output.hpp"
+
+namespace demist {
+namespace {
+
+// Whether `user` reads the files that `made` has left, now and not by way of another stage.
+bool reads(const StageConfig& user, const StageConfig& made) {
+  if (std::ranges::find(user.depends_on, made.name) == user.depends_on.end()) return false;
+  const auto* training = std::get_if<TrainingStage>(&user.work);
+  const auto* score = std::get_if<ScoreStage>(&user.work);
+  if (std::holds_alternative<TrainingStage>(made.work))
+    return (training != nullptr && training->start_from == made.name) ||
+           (score != nullptr && score->start_from == made.name);
+  if (std::holds_alternative<CorpusStage>(made.work))
+    return training != nullptr && !training->on_tasks();
+  return true;
+}
+
+// A result that later stages have used up may be deleted to save space.
+bool is_wanted(const RunConfig& run, const StageConfig& stage) {
+  bool is_read = false;
+  for (const StageConfig& other : run.stages) {
+    if (!reads(other, stage)) continue;
+    is_read = true;
+    if (!read_done(other)) return true;
+  }
+  return !is_read;
+}
+
+struct Standing {
+  StageStatus status = StageStatus::absent;
+  std::optional<fs::path> missing;  // of a result that is wanted
+};
+
+// Throws unless the stage may be run or passed over.
+Standing stand(const RunConfig& run, const StageConfig& stage, bool redo) {
+  Standing standing{status_of(run, stage, stage_key(run, stage)), {}};
+  if (standing.status == StageStatus::changed && !redo)
+    throw ConfigError("stage " + stage.name + ": " + stage.folder.string() +
+                      " holds work made with other settings or inputs; use `demist run --redo` to "
+                      "delete and repeat it, or choose another run with --set run_dir=...");
+  if (standing.status == StageStatus::done && (redo || is_wanted(run, stage)))
+    standing.missing = missing_output(run, stage);
+  if (standing.missing && !redo) refuse_lost(stage, *standing.missing);
+  return standing;
+}
+
+}  // namespace
+
+void check_stages(const RunConfig& run, bool redo) {
+  std::set<std::string> open;  // stages with work to do, and what depends on them
+  for (const StageConfig& stage : run.stages) {
+    const bool settled = std::ranges::none_of(
+        stage.depends_on, [&](const std::string& name) { return open.contains(name); });
+    if (settled) {
+      const Standing standing = stand(run, stage, redo);
+      if (standing.status == StageStatus::done && !standing.missing) continue;
+    }
+    open.insert(stage.name);
+  }
+}
+
+StageStatus require_sound(const RunConfig& run, const StageConfig& stage) {
+  return stand(run, stage, /*redo=*/false).status;
+}
+
+StageStatus make_ready(const RunConfig& run, const StageConfig& stage, bool redo) {
+  const Standing standing = stand(run, stage, redo);
+  if (standing.status == StageStatus::changed) {
+    log::info("stage " + stage.name + ": made with other settings or inputs; doing it again");
+    forget(run, stage);
+    return StageStatus::absent;
+  }
+  if (!standing.missing) return standing.status;
+  log::info("stage " + stage.name + ": " + standing.missing->string() +
+            " is missing; making it again");
+  reopen(stage);
+  return StageStatus::started;
+}
+
+}  // namespace demist
