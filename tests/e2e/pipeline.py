@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The whole of configs/tiny.textproto, shortened: raw text to scores, and what a user does afterwards.
+
+usage: pipeline.py DEMIST CONFIGS
+"""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+STAGES = ("tokenizer", "corpus", "pretrain", "adapt", "score")
+
+
+def expect(condition, message):
+    if not condition:
+        sys.exit(message)
+
+
+class Demist:
+    def __init__(self, binary):
+        self.binary = binary
+
+    def __call__(self, *arguments, code=0, text=None, stdout=subprocess.PIPE):
+        done = subprocess.run([self.binary, *map(str, arguments)], input=text, stdout=stdout, stderr=subprocess.PIPE,
+                              text=True)
+        expect(done.returncode == code, f"{' '.join(map(str, arguments))}\nended with {done.returncode}, "
+                                        f"expected {code}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+
+def run_to_the_end(demist, recipe, folder, pairs):
+    command = ["run", recipe, "--set", f"run_dir={folder}", "--set", "parallel.threads=1",
+               "--set", "tasks.telegrams.max_length=50"]
+    for stage in ("pretrain", "adapt"):
+        command += ["--set", f"stages.{stage}.steps=6"]
+    first = demist(*command)
+    summary = json.loads((folder / "summary.json").read_text())
+    for key in ("metric", "score", "score_baseline", "held_out", "scores"):
+        expect(key in summary, f"summary.json lacks {key}: {summary}")
+    expect(set(summary["seconds"]) == set(STAGES), summary)
+    for stage in ("pretrain", "adapt"):
+        expect(summary["held_out"][stage]["after"] < summary["held_out"][stage]["before"], summary)
+    score = summary["scores"]["score"]
+    test_pairs = sum(line.rstrip("\n").endswith("\ttest") for line in pairs.open())
+    expect(score["examples"] + score["left_out"] == test_pairs and score["left_out"] > 0, summary)
+    expect(f"{score['left_out']} left out" in first.stdout, first.stdout)
+    samples = [json.loads(line) for line in (folder / "score" / "samples.jsonl").open()]
+    expect(len(samples) == score["examples"], f"{len(samples)} samples")
+    expect(first.stdout.count("\nreference  ") == 3, first.stdout)  # samples: 3
+
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.h5")}
+    steps = (folder / "metrics.jsonl").read_text()
+    second = demist(*command)
+    for stage in STAGES:
+        expect(f"stage {stage} is done already" in second.stderr, second.stderr)
+    expect({path: path.stat().st_mtime_ns for path in folder.rglob("*.h5")} == made, "a file was written again")
+    expect((folder / "metrics.jsonl").read_text() == steps, "a step was done again")
+    expect(second.stdout.count("\nreference  ") == 3, second.stdout)
+
+
+def generate(demist, folder):
+    both = demist("generate", folder, "arrived safe", "send money", "--length", 6, "--steps", 3).stdout
+    expect(both.count("\n") == 2, both)
+    one = demist("generate", folder, "--length", 6, "--steps", 3, text="send money\n").stdout
+    expect(both.endswith(one), f"an answer depends on its company:\n{both}\n{one}")
+    shown = demist("generate", folder, "send money", "--length", 6, "--steps", 3, "--show-steps")
+    drawn = shown.stderr.strip("\n").split("\n")
+    expect(len(drawn) == 3 and [line.split()[0] for line in drawn] == ["1", "2", "3"], shown.stderr)
+    expect(drawn[0].count("\u2591") > drawn[1].count("\u2591") > drawn[2].count("\u2591") == 0, shown.stderr)
+    expect(shown.stdout == one, "watching changes the answer")
+
+
+def evaluate(demist, folder, pairs):
+    output = demist("evaluate", folder, pairs, "--split-field", 2, "--limit", 5, "--steps", 2, "--show").stdout
+    expect(output.count("reference  ") == 5 and "5 examples in" in output, output)
+    for row in ("model", "lead", "copy"):
+        expect(f"\n{row:<10}  ROUGE-L " in output, output)
+
+
+def main():
+    demist, configs = Demist(sys.argv[1]), pathlib.Path(sys.argv[2])
+    pairs = configs / "tiny" / "pairs.tsv"
+    with tempfile.TemporaryDirectory(prefix="demist-pipeline-") as root:
+        folder = pathlib.Path(root) / "run"
+        run_to_the_end(demist, configs / "tiny.textproto", folder, pairs)
+        generate(demist, folder)
+        evaluate(demist, folder, pairs)
+
+
+if __name__ == "__main__":
+    main()
