@@ -61,7 +61,7 @@ inline double rdm_loss(const std::vector<RdmSequence>& batch, const RdmSettings&
     for (const bool m : sequence.response) n += m ? 1 : 0;
     for (std::size_t c = 0; c < sequence.copies.size(); ++c, ++copies) {
       const NoisedCopy& copy = sequence.copies[c];
-      const double lambda = time_weight(settings.weight, copy.t, settings.steps);
+      const double lambda = reference::time_weight(settings.weight, copy.t, settings.steps);
       for (std::size_t i = 0; i < sequence.ids.size(); ++i) {
         if (!copy.masked[i]) continue;
         ensure(sequence.response[i], "only response tokens are noised");
