@@ -90,6 +90,8 @@ bool Options::parse(const Arguments& arguments) {
     if (option.position_key >= 0)
       impl_->positionals.insert(impl_->positionals.end(), option.value.begin(), option.value.end());
     else {
+      if (std::ranges::find(option.value, "") != option.value.end())
+        refuse("--" + option.string_key + " is empty; give it a value, or leave it out");
       auto& values = impl_->values[option.string_key];
       values.insert(values.end(), option.value.begin(), option.value.end());
     }

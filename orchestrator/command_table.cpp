@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdio>
+
 #include "core/error.hpp"
 #include "orchestrator/cli.hpp"
 #include "orchestrator/commands/commands.hpp"
@@ -37,8 +39,13 @@ const Command& find_command(const Arguments& arguments) {
 }
 
 int run(const Command& command, const Arguments& arguments, const mpi::Comm& world) {
-  return command.run(
+  const int code = command.run(
       arguments.empty() ? arguments : Arguments(arguments.begin() + 1, arguments.end()), world);
+  // The last of what was printed may still be on its way; a full disk has swallowed what is lost.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw EnvironmentError(
+        "standard output could not be written to its end; make room, or send it somewhere else");
+  return code;
 }
 
 }  // namespace demist::cli

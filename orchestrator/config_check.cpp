@@ -27,6 +27,14 @@ bool contains(const std::vector<std::string>& words, const std::string& word) {
   return std::find(words.begin(), words.end(), word) != words.end();
 }
 
+// What stands in a run folder beside the stages' folders.
+const std::vector<std::string>& names_taken() {
+  static const std::vector<std::string> names = {
+      "corpora", "events.jsonl",  "jobs.tsv",         "lock",         "logs",
+      "ranks",   "metrics.jsonl", "recipe.textproto", "summary.json", "tokenizer.model"};
+  return names;
+}
+
 // Names must exist, be usable as a folder, and differ.
 template <class List>
 void check_names(ParsedRecipe& recipe, const std::string& field, const List& list) {
@@ -116,6 +124,8 @@ constexpr Range kNotNegative{0, 1e300, "0 or greater"};
 constexpr Range kAtLeastOne{1, 1e300, "1 or greater"};
 constexpr Range kBelowOne{0, 0.999999999, "at least 0 and below 1"};
 
+constexpr double kLargestSize = 1e6;  // of a model's side; products of two stay exact in int64
+
 std::string number(double value) {
   std::string text = std::to_string(value);
   text.erase(text.find_last_not_of('0') + 1);
@@ -135,7 +145,9 @@ void check_model(ParsedRecipe& recipe) {
                                      {"hidden", m.hidden()},
                                      {"heads", m.heads()},
                                      {"ffn", m.ffn()}})
-    check_range(recipe, std::string("model.") + field, value, kAtLeastOne);
+    check_range(recipe, std::string("model.") + field, value,
+                {1, kLargestSize, "between 1 and 1000000"});
+  check_range(recipe, "model.positions", m.positions(), {4, kLargestSize, "between 4 and 1000000"});
   check_range(recipe, "model.hidden_dropout", m.hidden_dropout(), kBelowOne);
   check_range(recipe, "model.attention_dropout", m.attention_dropout(), kBelowOne);
   check_range(recipe, "model.init_stddev", m.init_stddev(), kBelowOne);
@@ -184,6 +196,8 @@ void check_inputs(ParsedRecipe& recipe) {
     check_range(recipe, "tokenizer.pieces", r.tokenizer().pieces(), {10, 16e6, "10 or greater"});
     check_range(recipe, "tokenizer.character_coverage", r.tokenizer().character_coverage(),
                 {0.98, 1, "between 0.98 and 1"});
+    check_range(recipe, "tokenizer.max_bytes", static_cast<double>(r.tokenizer().max_bytes()),
+                kNotNegative);
   }
   for (const recipe::Corpus& corpus : r.corpora()) {
     const std::string path = "corpora." + corpus.name();
@@ -215,6 +229,11 @@ void check_optimizer(ParsedRecipe& recipe, const Stage& stage) {
   recipe.require(o.has_lr(), path + "lr", "is missing", "set the peak learning rate");
   check_range(recipe, path + "lr", o.lr(), kPositive);
   check_range(recipe, path + "final_fraction", o.final_fraction(), kFraction);
+  const bool declines =
+      o.schedule() == recipe::Optimizer::LINEAR || o.schedule() == recipe::Optimizer::COSINE;
+  recipe.require(declines || o.final_fraction() == 0, path + "final_fraction",
+                 "has no meaning with schedule " + recipe::Optimizer::Schedule_Name(o.schedule()),
+                 "remove it, or use LINEAR or COSINE");
   check_range(recipe, path + "beta1", o.beta1(), kBelowOne);
   check_range(recipe, path + "beta2", o.beta2(), kBelowOne);
   check_range(recipe, path + "epsilon", o.epsilon(), kPositive);
@@ -242,14 +261,18 @@ void check_noise(ParsedRecipe& recipe, const Stage& stage) {
   }
 }
 
-// The longest sequence must fit the position table and a micro-batch.
-void check_length(ParsedRecipe& recipe, const Stage& stage, const std::string& path, int length) {
-  const int positions = recipe.message().model().positions();
-  const std::int64_t copies = stage.has_rdm() && stage.rdm().coupled() ? 2 : 1;
+void check_positions(ParsedRecipe& recipe, const std::string& path, std::int64_t length) {
+  const std::int64_t positions = recipe.message().model().positions();
   recipe.require(length + 2 <= positions, path,
                  std::to_string(length) + " tokens need model.positions >= " +
                      std::to_string(length + 2) + ", it is " + std::to_string(positions),
                  "lower it, or raise model.positions");
+}
+
+// The longest sequence must fit the position table and a micro-batch.
+void check_length(ParsedRecipe& recipe, const Stage& stage, const std::string& path, int length) {
+  const std::int64_t copies = stage.has_rdm() && stage.rdm().coupled() ? 2 : 1;
+  check_positions(recipe, path, length);
   recipe.require(stage.batch().max_tokens() >= copies * length,
                  "stages." + stage.name() + ".batch.max_tokens",
                  std::to_string(stage.batch().max_tokens()) + " tokens hold no sequence of " +
@@ -276,7 +299,7 @@ void check_training(ParsedRecipe& recipe, const Stage& stage) {
     if (!stage.held_out().empty())
       check_reference(recipe, path + "held_out", stage.held_out(), "corpora",
                       names_of(r.corpora()));
-    check_range(recipe, path + "language_alpha", stage.language_alpha(), kNotNegative);
+    check_range(recipe, path + "language_alpha", stage.language_alpha(), kFraction);
     check_range(recipe, path + "batch.sequence_length", stage.batch().sequence_length(),
                 {8, 1e9, "8 or greater"});
     check_length(recipe, stage, path + "batch.sequence_length", stage.batch().sequence_length());
@@ -299,12 +322,16 @@ void check_score(ParsedRecipe& recipe, const Stage& stage) {
                  std::to_string(stage.tasks_size()) + " tasks", "a SCORE stage scores exactly one");
   check_reference(recipe, path + "tasks", stage.tasks(0), "tasks",
                   names_of(recipe.message().tasks()));
+  for (const recipe::Task& task : recipe.message().tasks())
+    if (task.name() == stage.tasks(0))
+      check_positions(recipe, "tasks." + task.name() + ".max_length", task.max_length());
   const recipe::Decoding& d = stage.decoding();
   check_range(recipe, path + "decoding.steps", d.steps(), kAtLeastOne);
   check_range(recipe, path + "decoding.temperature", d.temperature(), kNotNegative);
   check_range(recipe, path + "decoding.stochastic", d.stochastic(), kNotNegative);
   check_range(recipe, path + "decoding.max_tokens", static_cast<double>(d.max_tokens()),
               kAtLeastOne);
+  check_range(recipe, path + "decoding.length_tokens", d.length_tokens(), kNotNegative);
   recipe.require((d.length() == recipe::Decoding::FIXED) == (d.length_tokens() > 0),
                  path + "decoding.length_tokens",
                  d.length_tokens() > 0 ? "is given, but length is not FIXED" : "is missing",
@@ -324,6 +351,11 @@ void check_presence(ParsedRecipe& recipe) {
   check_names(recipe, "corpora", r.corpora());
   check_names(recipe, "tasks", r.tasks());
   check_names(recipe, "stages", r.stages());
+  for (int i = 0; i < r.stages_size(); ++i)
+    recipe.require(!contains(names_taken(), r.stages(i).name()),
+                   "stages." + std::to_string(i) + ".name",
+                   "\"" + r.stages(i).name() + "\" is a name that every run folder uses itself",
+                   "choose another one");
   recipe.require(!r.stages().empty(), "stages", "there are none", "add at least one stage");
   const Recipe copy = r;  // pointing at a field may add an empty message around it
   for (const Stage& stage : copy.stages()) check_fields_of_stage(recipe, stage);

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <limits>
+
 #include "core/error.hpp"
 #include "orchestrator/config_recipe.hpp"
 
@@ -25,6 +28,12 @@ constexpr const char* kMlm =
 constexpr const char* kRdm = R"(rdm { time_steps: 50 coupled: true label_smoothing: 0 })";
 constexpr const char* kScore = R"(
   decoding { steps: 10 temperature: 0 stochastic: 0 length_tokens: 0 max_tokens: 4096 } samples: 10 limit: 0)";
+
+// As far as the field can hold it: what is too large is refused later, by its own name.
+std::int32_t four_times(std::int32_t width) {
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(std::int64_t{4} * width, -most, most));
+}
 
 void complete_training(recipe::Stage& stage, const recipe::Model& model) {
   complete(&stage, kTraining);
@@ -53,7 +62,7 @@ void apply_defaults(recipe::Recipe& recipe) {
              "test: 'test' limit: 0 max_length: 512 ratio: 1");
   complete(recipe.mutable_model(),
            "positions: 514 hidden_dropout: 0.1 attention_dropout: 0.1 init_stddev: 0.02 ffn: " +
-               std::to_string(4 * recipe.model().hidden()));
+               std::to_string(four_times(recipe.model().hidden())));
   complete(recipe.mutable_parallel(), "ranks: 1 tensor: 1 threads: 0 peak_gflops: 0");
   complete(recipe.mutable_checkpoint(), "every_steps: 0 keep_last: 2");
   for (recipe::Stage& stage : *recipe.mutable_stages()) {

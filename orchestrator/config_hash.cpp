@@ -83,8 +83,11 @@ std::string result_text(const Recipe& whole, const std::string& stage) {
   recipe.clear_run_dir();
   recipe.clear_parallel();
   recipe.clear_checkpoint();
-  for (Stage& s : *recipe.mutable_stages())
+  for (Stage& s : *recipe.mutable_stages()) {
+    s.clear_samples();
     if (s.has_decoding()) s.mutable_decoding()->clear_max_tokens();
+    if (s.has_evaluate()) s.mutable_evaluate()->clear_every_steps();
+  }
   if (!stage.empty()) keep_stage(recipe, stage);
   std::string text;
   pb::TextFormat::Printer printer;

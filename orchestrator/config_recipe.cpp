@@ -197,7 +197,12 @@ std::string ParsedRecipe::where(const std::string& path) {
   if (overridden_.contains(path)) return file_ + " (--set " + path + ")";
   // From the field outwards, the first that stands in the file.
   for (std::string outer = path; !outer.empty();) {
-    const Place place = resolve(outer);
+    Place place;
+    try {
+      place = resolve(outer);
+    } catch (const ConfigError&) {
+      // An element whose name has a dot in it.
+    }
     if (place.locations != nullptr) {
       const auto at = place.locations->GetLocation(
           place.field, place.field->is_repeated() ? std::max(place.index, 0) : -1);

@@ -47,7 +47,8 @@ int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& wat
                                  pointers(words).data(), pointers(variables).data());
   posix_spawnattr_destroy(&attributes);
   if (error != 0)
-    throw EnvironmentError("cannot start " + words.front() + ": " + std::strerror(error));
+    throw EnvironmentError("cannot start " + words.front() + ": " + std::strerror(error) +
+                           "; install it, or correct PATH or the command");
   int status = 0;
   while (true) {
     const pid_t ended = waitpid(pid, &status, watch ? WNOHANG : 0);

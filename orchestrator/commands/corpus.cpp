@@ -17,7 +17,7 @@ namespace {
 // "de=/data/news.de.txt.zst" or a bare path.
 data::CorpusInput input_of(const std::string& argument, const data::DocumentFormat& format) {
   const std::size_t equals = argument.find('=');
-  const bool tagged = equals != std::string::npos && equals <= 8 && argument.find('/') > equals;
+  const bool tagged = equals != std::string::npos && argument.find('/') > equals;
   data::CorpusInput input;
   input.path = tagged ? argument.substr(equals + 1) : argument;
   if (tagged) input.language = argument.substr(0, equals);
@@ -44,6 +44,8 @@ int build(const Arguments& arguments, const mpi::Comm& world) {
   data::DocumentFormat format;
   if (options.choice("format", {"text", "jsonl"}) == "jsonl")
     format.format = data::TextFormat::jsonl;
+  else if (options.has("json-field"))
+    throw ConfigError("--json-field has no meaning for text; add --format jsonl, or remove it");
   format.json_field = options.get("json-field", format.json_field);
   data::CorpusBuild plan;
   plan.output = options.get("output", "");
@@ -82,6 +84,8 @@ int show(const Arguments& arguments, const mpi::Comm&) {
       .value("tokenizer", "MODEL", "the tokenizer it was built with")
       .value("documents", "N", "documents to show; default: 3");
   if (!options.parse(arguments)) return 0;
+  if (options.has("documents") && !options.has("tokenizer"))
+    throw ConfigError("--documents needs --tokenizer: the corpus holds ids, not text");
   const fs::path folder = options.positionals().front();
   const auto documents = options.integer<std::uint64_t>("documents", 3, 0);
   const std::string about = data::describe(folder);

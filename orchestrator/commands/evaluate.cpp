@@ -46,6 +46,9 @@ int evaluate(const Arguments& arguments, const mpi::Comm& world) {
       .flag("show", "print every prompt, reference and answer");
   add_decoding_options(options);
   if (!options.parse(arguments)) return 0;
+  if (options.has("split") && !options.has("split-field"))
+    throw ConfigError("--split " + options.get("split", "") +
+                      " needs --split-field: the column or JSON field that says a row's split");
   ScoreStage work;
   work.sampler = sampler_options(options);
   if (options.get("length", "oracle") != "oracle")
@@ -54,12 +57,11 @@ int evaluate(const Arguments& arguments, const mpi::Comm& world) {
                       compute_option(options),
                       make_device(DeviceKind::automatic, mpi::Comm()).backend);
   const std::string split = options.get("split", "test");
-  const data::Task task =
-      data::read_task(task_file(options), split, generator.tokenizer(),
-                      generator.longest_response(0), options.integer<std::uint64_t>("limit", 0, 0));
-  if (task.examples.empty())
-    throw DataError(options.positionals()[1] + ": no pair in split '" + split +
-                    "'; check --split-field and --split");
+  const data::TaskFile file = task_file(options);
+  const std::int32_t longest = generator.longest_response(0);
+  const data::Task task = data::read_task(file, split, generator.tokenizer(), longest,
+                                          options.integer<std::uint64_t>("limit", 0, 0));
+  data::require_pairs(task, file, split, longest);
   const double begin = steady_seconds();
   const TaskOutputs answers = answer_task(world, generator, task, work, work.sampler.seed,
                                           show_answers("evaluate", detect_progress_style()));

@@ -33,8 +33,16 @@ void show_checkpoint(const fs::path& path, const Options& options) {
   if (options.has("verify")) std::printf("%s", kVerified);
 }
 
+void refuse_flags(const Options& options, std::initializer_list<const char*> flags,
+                  const std::string& what) {
+  for (const char* flag : flags)
+    if (options.has(flag))
+      throw ConfigError(std::string("--") + flag + " is for checkpoints, and " + what);
+}
+
 // A corpus folder or a shard.
 void show_tokens(const fs::path& path, const Options& options) {
+  refuse_flags(options, {"hash", "tensors"}, path.string() + " holds tokens");
   std::printf("%s", data::describe(path).c_str());
   if (!options.has("verify")) return;
   if (fs::is_directory(path))
@@ -44,9 +52,10 @@ void show_tokens(const fs::path& path, const Options& options) {
   std::printf("%s", kVerified);
 }
 
-void show_tokenizer(const fs::path& path) {
+void show_tokenizer(const fs::path& path, const Options& options) {
   try {
     const data::Tokenizer tokenizer(path);
+    refuse_flags(options, {"hash", "tensors", "verify"}, path.string() + " is a tokenizer");
     std::printf(
         "tokenizer      %s\nvocabulary     %d: %d SentencePiece pieces, and 2 more ids (<mask> is "
         "%d)\nhash           %s\n",
@@ -85,14 +94,13 @@ int inspect(const Arguments& arguments, const mpi::Comm&) {
   if (path.filename() == "corpus.json") path = fs::absolute(path).parent_path();
   const bool of_checkpoint = options.has("hash") || options.has("tensors") || options.has("verify");
   const bool other_file = !fs::is_directory(path) && !is_in_checkpoint(path);
-  const bool is_corpus =
-      fs::exists(path / "corpus.json") && !options.has("hash") && !options.has("tensors");
+  const bool is_corpus = fs::exists(path / "corpus.json");
   if (is_run_folder(path) && !of_checkpoint)
     std::printf("%s", describe_run(path).c_str());
   else if (is_corpus || (other_file && is_hdf5(path)))
     show_tokens(path, options);
   else if (other_file)
-    show_tokenizer(path);
+    show_tokenizer(path, options);
   else
     show_checkpoint(path, options);
   return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/tokenizer.hpp"
 
+#include <charconv>
 #include <cstdio>
 #include <iostream>
 #include <sstream>
@@ -62,6 +63,19 @@ int encode(const Arguments& arguments, const mpi::Comm&) {
   return 0;
 }
 
+std::int32_t id_of(const std::string& word, const data::Tokenizer& tokenizer) {
+  std::int32_t id = -1;
+  const char* end = word.data() + word.size();
+  const auto [stop, error] = std::from_chars(word.data(), end, id);
+  if (stop != end || error == std::errc::invalid_argument)
+    throw DataError("\"" + word + "\" is not an id; write a list of them like \"17 4 251\"");
+  if (error != std::errc() || id < 0 || id >= tokenizer.vocab_size())
+    throw DataError("id " + word + " is outside the vocabulary of " +
+                    std::to_string(tokenizer.vocab_size()) + "; use ids from 0 to " +
+                    std::to_string(tokenizer.vocab_size() - 1));
+  return id;
+}
+
 int decode(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist tokenizer decode MODEL [\"ID ID ...\"...]",
                   "Prints the text of each list of ids, or of each line of standard input.");
@@ -73,14 +87,7 @@ int decode(const Arguments& arguments, const mpi::Comm&) {
   for_each_text(lists, [&](const std::string& list) {
     std::istringstream words(list);
     std::vector<std::int32_t> ids;
-    for (std::int32_t id = 0; words >> id;) {
-      if (id < 0 || id >= tokenizer.vocab_size())
-        throw DataError("id " + std::to_string(id) + " is outside the vocabulary of " +
-                        std::to_string(tokenizer.vocab_size()));
-      ids.push_back(id);
-    }
-    if (!words.eof())
-      throw DataError("\"" + list + "\" is not a list of ids; write them like \"17 4 251\"");
+    for (std::string word; words >> word;) ids.push_back(id_of(word, tokenizer));
     std::printf("%s\n", tokenizer.decode(ids).c_str());
   });
   return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 
 #include "core/error.hpp"
@@ -90,8 +91,12 @@ TEST_F(CommandsOnFiles, InspectKnowsEachKind) {
   EXPECT_NE(refusal({"inspect", text_}, ExitCode::data).find("neither a shard"), std::string::npos);
   EXPECT_NE(refusal({"inspect", folder_.path()}, ExitCode::usage).find("holds no checkpoint"),
             std::string::npos);
-  EXPECT_NE(refusal({"inspect", corpus_, "--hash"}, ExitCode::usage).find("holds no checkpoint"),
-            std::string::npos);
+  for (const std::string& path : {corpus_, corpus_ + "/shard-000000-0000.h5", model_}) {
+    EXPECT_NE(refusal({"inspect", path, "--hash"}, ExitCode::usage).find("is for checkpoints"),
+              std::string::npos);
+    refusal({"inspect", path, "--tensors"}, ExitCode::usage);
+  }
+  refusal({"inspect", model_, "--verify"}, ExitCode::usage);
 }
 
 TEST_F(CommandsOnFiles, WrongKindsOfFilesAreNamed) {
@@ -101,7 +106,9 @@ TEST_F(CommandsOnFiles, WrongKindsOfFilesAreNamed) {
   says(refusal({"corpus", "verify", folder_.path()}, ExitCode::data), "holds no corpus");
   says(refusal({"corpus", "verify", text_}, ExitCode::data), "is a file");
   says(refusal({"corpus", "verify", "/no/such"}, ExitCode::data), "does not exist");
-  says(refusal({"corpus", "show", corpus_, "--documents", "-1"}, ExitCode::usage), "at least 0");
+  says(refusal({"corpus", "show", corpus_, "--tokenizer", model_, "--documents", "-1"},
+               ExitCode::usage),
+       "at least 0");
   says(refusal({"tokenizer", "encode", folder_.path(), "x"}, ExitCode::data), "is a folder");
   says(refusal({"tokenizer", "train", text_, "--output", "/no/such/x"}, ExitCode::usage),
        "existing folder");
@@ -116,6 +123,52 @@ TEST_F(CommandsOnFiles, WrongKindsOfFilesAreNamed) {
        "--length 4294967297");
   says(refusal({"evaluate", folder_.path()}, ExitCode::usage), "TASK is missing");
   says(refusal({"run", folder_.path()}, ExitCode::usage), "is a folder");
+}
+
+TEST_F(CommandsOnFiles, OptionsWithoutAnEffectAreRefused) {
+  const auto says = [](const std::string& message, const char* words) {
+    EXPECT_NE(message.find(words), std::string::npos) << message;
+  };
+  says(refusal({"evaluate", folder_.path(), text_, "--split", "valid"}, ExitCode::usage),
+       "needs --split-field");
+  says(refusal({"corpus", "build", text_, "--tokenizer", model_, "--output", corpus_ + "2",
+                "--json-field", "body"},
+               ExitCode::usage),
+       "no meaning for text");
+  says(refusal({"corpus", "show", corpus_, "--documents", "2"}, ExitCode::usage),
+       "needs --tokenizer");
+  says(refusal({"tokenizer", "train", text_, "--output", ""}, ExitCode::usage),
+       "--output is empty");
+}
+
+TEST_F(CommandsOnFiles, EveryIdIsDecodedOrRefused) {
+  EXPECT_EQ(output({"tokenizer", "decode", model_, "5 6"}),
+            output({"tokenizer", "decode", model_, " 5  6 "}));
+  for (const char* list : {"5 99999999999999", "5 -1", "5 70", "99999999999999999999999"})
+    EXPECT_NE(refusal({"tokenizer", "decode", model_, list}, ExitCode::data)
+                  .find("outside the vocabulary of 66"),
+              std::string::npos)
+        << list;
+  for (const char* list : {"5 x", "5,6", "5.0", "0x5"})
+    EXPECT_NE(refusal({"tokenizer", "decode", model_, list}, ExitCode::data).find("is not an id"),
+              std::string::npos)
+        << list;
+}
+
+TEST_F(CommandsOnFiles, ALongLanguageTagIsATag) {
+  const std::string made = folder_.path() / "tagged";
+  EXPECT_EQ(
+      code_of({"corpus", "build", "zh-Hant-TW=" + text_, "--tokenizer", model_, "--output", made}),
+      ExitCode::done);
+  EXPECT_NE(output({"inspect", made}).find("zh-Hant-TW"), std::string::npos);
+}
+
+TEST_F(CommandsOnFiles, OutputThatIsLostIsAnError) {
+  // /dev/full takes nothing. Only a process of its own may close its standard output.
+  const std::string command =
+      std::string(DEMIST_BINARY) + " inspect " + model_ + " > /dev/full 2>&1";
+  const int status = std::system(command.c_str());
+  EXPECT_EQ(WEXITSTATUS(status), static_cast<int>(ExitCode::environment));
 }
 
 TEST(Commands, DryRunChecksAndPrints) {

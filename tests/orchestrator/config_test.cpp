@@ -152,6 +152,12 @@ TEST(Config, ImpossibleValuesNamePlaceFieldAndRemedy) {
       {"kind: CORPUS", "", ":7:", "stages.corpus.kind: is missing"},
       {"name: \"r\"", "name: \"a b\"", ":1:", "cannot name a folder"},
       {"steps: 10\n", "steps: 10 batch { max_tokens: 127 }\n", ":22:", "in two coupled copies"},
+      {"layers: 2", "layers: 2000000000", ":5:", "model.layers: is 2000000000"},
+      {"hidden: 64", "hidden: 2000000000", ":5:", "model.hidden: is 2000000000"},
+      {"steps: 100", "steps: 100 language_alpha: 1.5", ":13:", "language_alpha: is 1.5"},
+      {"lr: 1e-3", "lr: 1e-3 schedule: CONSTANT final_fraction: 0.1",
+       ":15:", "final_fraction: has no meaning with schedule CONSTANT"},
+      {"name: \"rdm\"", "name: \"lock\"", ":18:", "\"lock\" is a name that every run folder uses"},
   };
   for (const Case& c : cases) {
     const std::string error = error_of(with(c.from, c.to));
@@ -159,6 +165,26 @@ TEST(Config, ImpossibleValuesNamePlaceFieldAndRemedy) {
     EXPECT_HAS(error, c.part);
     EXPECT_HAS(error, "; ");
   }
+}
+
+TEST(Config, NumbersBelowZeroAreRefused) {
+  EXPECT_HAS(error_of(kRecipe, {"tokenizer.max_bytes=-5"}), "tokenizer.max_bytes: is -5");
+  EXPECT_HAS(error_of(kRecipe, {"stages.score.decoding.length_tokens=-3"}), "length_tokens: is -3");
+  EXPECT_HAS(error_of(kRecipe, {"model.positions=-1"}), "model.positions: is -1");
+}
+
+TEST(Config, NoStageTakesTheNameOfAFileOfTheRun) {
+  for (const char* name : {"lock", "recipe.textproto", "tokenizer.model", "metrics.jsonl",
+                           "events.jsonl", "summary.json", "jobs.tsv", "logs", "ranks", "corpora"})
+    EXPECT_HAS(error_of(kRecipe, {std::string("stages.score.name=") + name}),
+               "is a name that every run folder uses");
+}
+
+TEST(Config, ScoredPairsMustFitTheModel) {
+  EXPECT_HAS(error_of(with("tasks: \"t\"\n  steps", "tasks: \"short\"\n  steps") +
+                          "tasks { name: \"short\" file: \"t.tsv\" max_length: 8 }\n",
+                      {"tasks.t.max_length=300"}),
+             "tasks.t.max_length: 300 tokens need model.positions >= 302");
 }
 
 TEST(Config, TensorParallelMustDivide) {
@@ -206,9 +232,11 @@ TEST(Config, HashIgnoresWhatChangesNoResult) {
   const RunConfig run = parse(kRecipe);
   const RunConfig moved = parse(
       kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
-                "checkpoint.every_steps=3", "stages.score.decoding.max_tokens=99"});
+                "checkpoint.every_steps=3", "stages.score.decoding.max_tokens=99",
+                "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
   EXPECT_EQ(run.hash, moved.hash);
-  EXPECT_EQ(run.stage("mlm").hash, moved.stage("mlm").hash);
+  for (const StageConfig& stage : run.stages)
+    EXPECT_EQ(stage.hash, moved.stage(stage.name).hash) << stage.name;
   EXPECT_EQ(run.hash, parse_recipe(kRecipe, "/elsewhere/r.textproto").hash);
   EXPECT_EQ(run.hash, parse("# comment\n" + kRecipe, {"seed=1"}).hash);  // a default, spelled out
   EXPECT_NE(run.hash, parse(kRecipe, {"seed=2"}).hash);
