@@ -58,6 +58,7 @@ def run_to_the_end(demist, recipe, folder, pairs):
     expect({path: path.stat().st_mtime_ns for path in folder.rglob("*.h5")} == made, "a file was written again")
     expect((folder / "metrics.jsonl").read_text() == steps, "a step was done again")
     expect(second.stdout.count("\nreference  ") == 3, second.stdout)
+    return command
 
 
 def generate(demist, folder):
@@ -79,14 +80,29 @@ def evaluate(demist, folder, pairs):
         expect(f"\n{row:<10}  ROUGE-L " in output, output)
 
 
+    refused = demist("evaluate", folder, pairs, "--length", 1000, code=2).stderr
+    expect("leave room for" in refused, refused)  # as `generate` does, and not a shorter answer
+    with open("/dev/full", "w") as full:
+        demist("generate", folder, "send money", stdout=full, code=5)
+
+
+def go_without_held_out_pairs(demist, command, folder):
+    redone = demist(*command, "--redo", "--set", "tasks.telegrams.valid=none")
+    expect("no pair in split 'none'" in redone.stderr, redone.stderr)
+    expect("stage pretrain is done already" in redone.stderr, redone.stderr)
+    held_out = json.loads((folder / "summary.json").read_text())["held_out"]
+    expect(set(held_out) == {"pretrain"}, held_out)
+
+
 def main():
     demist, configs = Demist(sys.argv[1]), pathlib.Path(sys.argv[2])
     pairs = configs / "tiny" / "pairs.tsv"
     with tempfile.TemporaryDirectory(prefix="demist-pipeline-") as root:
         folder = pathlib.Path(root) / "run"
-        run_to_the_end(demist, configs / "tiny.textproto", folder, pairs)
+        command = run_to_the_end(demist, configs / "tiny.textproto", folder, pairs)
         generate(demist, folder)
         evaluate(demist, folder, pairs)
+        go_without_held_out_pairs(demist, command, folder)
 
 
 if __name__ == "__main__":
