@@ -118,6 +118,9 @@ struct Attention {
   static constexpr std::uint32_t kMaxHeads = 1024;
 };
 
+// Of two largest magnitudes the larger one. NaN sticks: it compares false with everything.
+inline float larger(float a, float b) { return b <= a || std::isnan(a) ? a : b; }
+
 // Tensors that lie in one flat buffer, each with a power of two of its own, cut into pieces: what
 // the fixed-point operations work through in one go.
 struct ScaledPiece {

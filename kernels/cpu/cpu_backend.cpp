@@ -22,9 +22,6 @@ constexpr std::int64_t kMinPieceRows = 16;
 
 std::int64_t length(const auto& values) { return static_cast<std::int64_t>(values.size()); }
 
-// Of numbers that are not negative. NaN sticks: it compares false with everything.
-float larger(float a, float b) { return b <= a || std::isnan(a) ? a : b; }
-
 double scale_of(const ScaledPieces& pieces, std::int64_t i) {
   const ScaledPiece& piece = pieces.pieces[static_cast<std::size_t>(i)];
   return pieces.scale[static_cast<std::size_t>(piece.tensor)];

@@ -163,12 +163,13 @@ void ParameterTable::cut_into_buckets(std::int64_t layers) {
 }
 
 std::vector<std::int64_t> ParameterTable::shard_starts(const Bucket& bucket, int data_size) {
-  std::vector<std::int64_t> starts;
-  for (int r = 0; r < data_size; ++r) {
-    const std::int64_t fair = bucket.begin + (bucket.end - bucket.begin) * r / data_size;
-    starts.push_back(r == 0 ? bucket.begin : std::min(round_up(fair, kTile), bucket.end));
+  const std::int64_t size = bucket.end - bucket.begin;
+  std::vector<std::int64_t> starts{0};
+  for (int r = 1; r < data_size; ++r) {
+    const std::int64_t fair = bucket.begin + size * r / data_size;
+    starts.push_back(std::min(round_up(fair, kTile) - bucket.begin, size));
   }
-  starts.push_back(bucket.end);
+  starts.push_back(size);
   return starts;
 }
 
@@ -178,7 +179,7 @@ std::vector<ShardSlice> ParameterTable::shard(int data_size, int data_rank) cons
   for (const Bucket& bucket : buckets_) {
     const auto starts = shard_starts(bucket, data_size);
     const auto r = static_cast<std::size_t>(data_rank);
-    slices.push_back({starts[r], starts[r + 1], at});
+    slices.push_back({bucket.begin + starts[r], bucket.begin + starts[r + 1], at});
     at += starts[r + 1] - starts[r];
   }
   return slices;

@@ -72,7 +72,8 @@ class ParameterTable {
   std::int64_t matrices_end() const { return matrices_end_; }
   // In the order of the arena, which they tile; no bucket holds matrices and vectors.
   std::span<const Bucket> buckets() const { return buckets_; }
-  // data_size + 1 borders that cut a bucket into nearly equal runs of whole tiles.
+  // data_size + 1 borders, counted from the bucket's begin, that cut it into nearly equal runs at
+  // tile borders of the arena.
   static std::vector<std::int64_t> shard_starts(const Bucket& bucket, int data_size);
   // One slice a bucket, in the same order; data_size 1: the arena itself.
   std::vector<ShardSlice> shard(int data_size, int data_rank) const;

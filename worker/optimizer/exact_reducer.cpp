@@ -133,7 +133,7 @@ class ExactReducer final : public GradientReducer {
     backend_.download(pieces.data(), piece_largest_.data(), piece_largest_.bytes());
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       float& most = largest[static_cast<std::size_t>(arena_[i].tensor)];
-      if (!(pieces[i] <= most)) most = std::isnan(most) ? most : pieces[i];  // NaN sticks
+      most = larger(most, pieces[i]);
     }
     return largest;
   }

@@ -66,9 +66,8 @@ class GradientReducer {
   // the shard is.
   template <class T>
   void reduce_scatter(std::span<T> mine, std::span<const T> arena, std::size_t bucket) {
-    std::vector<std::int64_t> starts =
+    const auto starts =
         ParameterTable::shard_starts(table_.buckets()[bucket], groups_.layout.data_size);
-    for (std::int64_t& start : starts) start -= table_.buckets()[bucket].begin;
     const ShardSlice& slice = slices_[bucket];
     const auto at = static_cast<std::size_t>(slice.at);
     const auto count = static_cast<std::size_t>(slice.end - slice.begin);

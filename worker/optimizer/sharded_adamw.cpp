@@ -229,7 +229,7 @@ void ShardedAdamW::gather_working_copy(const Bucket& bucket) {
   const TensorView all = working(bucket.begin, bucket.end - bucket.begin);
   const auto element = static_cast<std::int64_t>(size_of(all.dtype));
   std::vector<std::int64_t> starts = ParameterTable::shard_starts(bucket, groups_.layout.data_size);
-  for (std::int64_t& start : starts) start = (start - bucket.begin) * element;
+  for (std::int64_t& start : starts) start *= element;  // bytes
   groups_.data->detach();
   groups_.data->all_gather(
       {static_cast<std::byte*>(all.data), static_cast<std::size_t>(starts.back())}, starts);
