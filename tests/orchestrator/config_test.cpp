@@ -204,9 +204,10 @@ TEST(Config, SetRefusesWhatItDoesNotKnow) {
 
 TEST(Config, HashIgnoresWhatChangesNoResult) {
   const RunConfig run = parse(kRecipe);
-  const RunConfig moved = parse(
-      kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
-                "checkpoint.every_steps=3", "stages.score.decoding.max_tokens=99"});
+  const RunConfig moved =
+      parse(kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2",
+                      "parallel.recompute=LAYER", "run_dir=/tmp/other", "checkpoint.every_steps=3",
+                      "stages.score.decoding.max_tokens=99"});
   EXPECT_EQ(run.hash, moved.hash);
   EXPECT_EQ(run.stage("mlm").hash, moved.stage("mlm").hash);
   EXPECT_EQ(run.hash, parse_recipe(kRecipe, "/elsewhere/r.textproto").hash);
