@@ -82,10 +82,12 @@ TensorView ShardedAdamW::working(std::int64_t begin, std::int64_t count) {
   return {data, compute_, 1, count, count};
 }
 
-// Fills a segment's part of `buffer` from the host: fill(run, values of the run).
+// Fills a segment's part of `buffer` from the host: fill(run, values of the run). Rows that pad the
+// vocabulary are in no run and must be numbers: products take them times zero.
 template <class Fill>
 void ShardedAdamW::fill_from_host(Buffer<float>& buffer, const Segment& s, Fill&& fill) {
   Buffer<float> host(static_cast<std::size_t>(s.end - s.begin));
+  std::ranges::fill(host.span(), 0.0f);
   for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
     fill(run, host.span().subspan(static_cast<std::size_t>(run.arena - s.begin),
                                   static_cast<std::size_t>(run.count)));
