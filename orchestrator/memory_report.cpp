@@ -131,8 +131,9 @@ std::string describe_memory(const RunConfig& run, std::int64_t vocab) {
     const auto* work = std::get_if<TrainingStage>(&stage.work);
     if (work == nullptr) continue;
     const MemoryRequest request = request_of(run, *work, vocab);
-    text += "\n" + describe_stage(stage.name, request);
-    if (fits.empty() && !work->on_tasks()) fits = "\n" + describe_fits(stage.name, request, *work);
+    text.append("\n").append(describe_stage(stage.name, request));
+    if (fits.empty() && !work->on_tasks())
+      fits.append("\n").append(describe_fits(stage.name, request, *work));
   }
   return text + fits;
 }

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "core/host_memory.hpp"
+#include "tests/support/rank_of.hpp"
 #include "tests/support/temporary_folder.hpp"
 #include "worker/model/model.hpp"
 #include "worker/optimizer/gradient_reducer.hpp"
@@ -15,32 +16,6 @@
 
 namespace demist {
 namespace {
-
-// A rank of a group whose others do not exist: enough to be made, not to be used.
-class RankOf final : public Communicator {
- public:
-  RankOf(int rank, int size) : rank_(rank), size_(size) {}
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
-  void barrier() override { fail(); }
-  void all_reduce_sum(std::span<float>) override { fail(); }
-  void all_reduce_sum(std::span<std::int64_t>) override { fail(); }
-  void all_reduce_max(std::span<float>) override { fail(); }
-  void reduce_scatter_sum(std::span<std::int64_t>, std::span<const std::int64_t>,
-                          std::span<const std::int64_t>) override {
-    fail();
-  }
-  void reduce_scatter_sum(std::span<float>, std::span<const float>,
-                          std::span<const std::int64_t>) override {
-    fail();
-  }
-  void all_gather(std::span<std::byte>, std::span<const std::int64_t>) override { fail(); }
-  void broadcast(std::span<std::byte>, int) override { fail(); }
-
- private:
-  [[noreturn]] static void fail() { throw InternalError("there are no other ranks"); }
-  int rank_, size_;
-};
 
 MemoryRequest small(DType compute) {
   MemoryRequest request;
@@ -63,8 +38,8 @@ std::size_t allocated(const MemoryRequest& r) {
   const auto backend = make_cpu_backend();
   ParallelGroups groups;
   groups.layout = r.layout;
-  groups.tensor = std::make_unique<RankOf>(r.layout.tensor_rank, r.layout.tensor_size);
-  groups.data = std::make_unique<RankOf>(r.layout.data_rank, r.layout.data_size);
+  groups.tensor = std::make_unique<test::RankOf>(r.layout.tensor_rank, r.layout.tensor_size);
+  groups.data = std::make_unique<test::RankOf>(r.layout.data_rank, r.layout.data_size);
   groups.world = make_local_communicator();
   const ParameterTable table(r.model, r.layout.tensor_size, r.layout.tensor_rank);
   const ShardedAdamW optimizer(r.model, table, *backend, groups, r.compute, {});
