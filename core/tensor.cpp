@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "core/host_memory.hpp"
+
 namespace demist {
 namespace {
 
@@ -15,6 +17,7 @@ class HostMemory final : public Memory {
     return block;
   }
   void release(void* block) noexcept override { std::free(block); }
+  std::size_t available() const override { return available_host_memory(); }
 
  private:
   static constexpr std::size_t kAlign = 64;

@@ -102,6 +102,7 @@ class Memory {
   // At least 64-byte aligned, uninitialized; throws when there is not enough.
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* block) noexcept = 0;
+  virtual std::size_t available() const = 0;  // bytes that allocate() could still give
   static Memory& host();
 };
 

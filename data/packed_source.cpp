@@ -61,6 +61,7 @@ class PackedSource final : public Source {
   MicroBatch make(std::int64_t step, std::int32_t index) const override;
   std::int32_t micro_batches() const override { return options_.batch.micro_batches; }
   std::int64_t max_tokens() const override { return samples_ * copies_ * cols(); }
+  std::int64_t max_rows() const override { return samples_ * copies_; }
   std::int64_t max_targets() const override {
     const auto* mlm = std::get_if<MlmMasker>(&noiser_);
     return samples_ * copies_ * (mlm ? mlm->max_targets(cols()) : cols() - 1);

@@ -51,6 +51,8 @@ class Source {
   // Largest rows * cols that make() returns, and the most targets: buffers are planned by them.
   virtual std::int64_t max_tokens() const = 0;
   virtual std::int64_t max_targets() const = 0;
+  // Most rows; without better knowledge, one a token.
+  virtual std::int64_t max_rows() const { return max_tokens(); }
 };
 
 struct PackedOptions {

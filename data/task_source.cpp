@@ -59,6 +59,7 @@ class TaskSource final : public Source {
   std::int32_t micro_batches() const override { return options_.batch.micro_batches; }
   std::int64_t max_tokens() const override { return max_tokens_; }
   std::int64_t max_targets() const override { return max_tokens_; }
+  std::int64_t max_rows() const override { return max_samples_ * noiser_.copies(); }
 
  private:
   std::vector<std::int64_t> lengths_of(const Task& task) const {

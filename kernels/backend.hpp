@@ -35,6 +35,8 @@ class Backend {
   // Within the backend's memory; the ranges do not overlap.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void zero(void* to, std::size_t bytes) = 0;
+  // Makes the work space of a step's operations, so that none need be made in the step.
+  virtual void prepare(const StepShape&) {}
 
   // out (S or fp32) = op(a) op(b) (both S) [+ bias fp32 [n]]; accumulate: adds to out (fp32 only).
   void gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,

@@ -135,6 +135,17 @@ struct ScaledPieces {
   bool aligned = false;                // every begin is a multiple of 8
 };
 
+// The largest operations of a training step, by which a device plans its work space. A micro-batch
+// has at most `tokens`, in at most `sequences` of at most `longest` columns.
+struct StepShape {
+  std::int64_t tokens = 0, sequences = 0, longest = 0;
+  std::int64_t targets = 0, chunk_rows = 0;  // head rows, and how many have their logits at once
+  std::int64_t hidden = 0, ffn_local = 0, qkv_cols = 0, vocab_local = 0;
+  std::int64_t heads_local = 0, head_dim = 0;
+  DType compute = DType::bf16;
+  bool attention_dropout = false;
+};
+
 struct AdamW {
   float lr = 0, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
   // 1 / (1 - beta^t), computed in double on the host.

@@ -233,6 +233,11 @@ DeviceKind device_of(recipe::Parallel::Device device) {
   return device == recipe::Parallel::CUDA ? DeviceKind::cuda : DeviceKind::automatic;
 }
 
+Recompute recompute_of(recipe::Parallel::Recompute recompute) {
+  if (recompute == recipe::Parallel::LAYER) return Recompute::layer;
+  return recompute == recipe::Parallel::GELU ? Recompute::gelu : Recompute::none;
+}
+
 void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.compute = recipe.precision() == recipe::FP32 ? DType::f32 : DType::bf16;
   config.reduction = recipe.reduction() == recipe::FAST ? Reduction::fast : Reduction::exact;
@@ -240,6 +245,7 @@ void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.tensor_parallel = recipe.parallel().tensor();
   config.threads = recipe.parallel().threads();
   config.device = device_of(recipe.parallel().device());
+  config.recompute = recompute_of(recipe.parallel().recompute());
   config.peak_gflops = recipe.parallel().peak_gflops();
   config.checkpoint_every = recipe.checkpoint().every_steps();
   config.keep_last = recipe.checkpoint().keep_last();

@@ -101,6 +101,7 @@ struct RunConfig {
   Reduction reduction = Reduction::exact;
   int ranks = 1, tensor_parallel = 1, threads = 0;  // threads 0: cores / ranks
   DeviceKind device = DeviceKind::automatic;
+  Recompute recompute = Recompute::none;
   double peak_gflops = 0;             // 0: measured on CPUs, else unknown
   std::int64_t checkpoint_every = 0;  // 0: at the end only
   int keep_last = 2;

@@ -32,6 +32,7 @@ TrainerConfig trainer_config(const RunConfig& run, const StageConfig& stage,
   config.compute = run.compute;
   config.seed = run.seed;
   config.tensor_parallel = run.tensor_parallel;
+  config.recompute = run.recompute;
   config.recipe_hash = stage.hash;
   config.tokenizer_hash = data.tokenizer_hash;
   config.data_hash = data.data_hash;
@@ -249,6 +250,7 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
   if (world.rank() == 0)
     log::info("stage " + stage.name + ": " + std::to_string(world.size()) +
               (world.size() == 1 ? " rank on " : " ranks on ") + trainer.backend().name());
+  log::info("stage " + stage.name + ": memory of a rank " + to_string(trainer.memory_plan()));
   load_state(world, run, stage, trainer);
   const Stop stop = StepLoop(world, run, stage, trainer, data, progress, state).run();
   switch (stop.reason) {

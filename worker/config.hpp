@@ -49,4 +49,12 @@ struct OptimizerConfig {
 
 enum class Reduction { exact, fast };
 
+// Which activations the backward pass computes again rather than keeping them. The bits of the
+// result are the same: dropout is a function of its place.
+enum class Recompute {
+  none,
+  gelu,   // the FFN's activation, from what went into it
+  layer,  // all of a layer but the sum that went into it
+};
+
 }  // namespace demist

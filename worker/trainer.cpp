@@ -46,12 +46,24 @@ struct StepTotals {
 };
 
 // A small training set's largest micro-batch may be smaller than the held-out set's.
-Model::Limits limits_of(const data::Source& source, const data::Source* held_out) {
-  Model::Limits limits{source.max_tokens(), source.max_targets(), true};
-  if (held_out == nullptr) return limits;
-  limits.tokens = std::max(limits.tokens, held_out->max_tokens());
-  limits.targets = std::max(limits.targets, held_out->max_targets());
-  return limits;
+MemoryRequest request_of(const TrainerConfig& config, const ParallelLayout& layout,
+                         const Backend& backend, const data::Source& source,
+                         const data::Source* held_out) {
+  MemoryRequest request{config.model,
+                        config.compute,
+                        config.reduction,
+                        config.recompute,
+                        layout,
+                        source.micro_batches(),
+                        source.max_tokens(),
+                        source.max_rows(),
+                        source.max_targets(),
+                        !backend.on_host()};
+  if (held_out == nullptr) return request;
+  request.tokens = std::max(request.tokens, held_out->max_tokens());
+  request.sequences = std::max(request.sequences, held_out->max_rows());
+  request.targets = std::max(request.targets, held_out->max_targets());
+  return request;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -78,16 +90,19 @@ struct Trainer::Impl {
         source(std::move(steps)),
         backend(std::move(device.backend)),
         groups(make_parallel_groups(comm, config.tensor_parallel, device.communicator_over)),
+        request(request_of(config, groups.layout, *backend, *source, held_out)),
+        plan(require_memory(comm, request, backend->memory())),
         table(config.model, groups.layout.tensor_size, groups.layout.tensor_rank),
         optimizer(config.model, table, *backend, groups, config.compute, config.optimizer),
         model(config.model, table, *backend, *groups.tensor, config.compute,
-              limits_of(*source, held_out)),
+              {request.tokens, request.targets, true, config.recompute}),
         grads(static_cast<std::size_t>(table.size()), backend->memory()),
         shard_grads(static_cast<std::size_t>(optimizer.shard_size()), backend->memory()),
         reducer(config.reduction == Reduction::exact
                     ? make_exact_reducer(table, *backend, groups, source->micro_batches())
                     : make_fast_reducer(table, *backend, groups)),
         prefetcher(*source, 2 * static_cast<std::size_t>(source->micro_batches()) + 2) {
+    backend->prepare(step_shape(request, table));
     // Padding between tensors is never written by a kernel and must count as zero everywhere.
     backend->zero(grads.data(), grads.bytes());
     backend->zero(shard_grads.data(), shard_grads.bytes());
@@ -105,6 +120,8 @@ struct Trainer::Impl {
   std::shared_ptr<const data::Source> source;
   std::unique_ptr<Backend> backend;
   ParallelGroups groups;
+  const MemoryRequest request;
+  const MemoryPlan plan;
   ParameterTable table;
   ShardedAdamW optimizer;
   Model model;
@@ -129,6 +146,7 @@ Trainer::~Trainer() = default;
 
 std::int64_t Trainer::step() const { return impl_->step; }
 const Backend& Trainer::backend() const { return *impl_->backend; }
+const MemoryPlan& Trainer::memory_plan() const { return impl_->plan; }
 
 void Trainer::initialize() {
   impl_->optimizer.initialize(impl_->config.seed);
@@ -285,12 +303,6 @@ checkpoint::Meta Trainer::Impl::meta() const {
 void Trainer::save(const std::filesystem::path& root, int keep_last) const {
   const auto state = impl_->optimizer.snapshot();
   checkpoint::save(impl_->world, root, state.tensors, state.pieces, impl_->meta(), keep_last);
-}
-
-std::size_t Trainer::planned_bytes() const {
-  const Impl& t = *impl_;
-  return t.optimizer.bytes() + t.model.bytes() +
-         (t.grads.size() + t.shard_grads.size()) * sizeof(float) + t.reducer->bytes();
 }
 
 }  // namespace demist

@@ -14,6 +14,7 @@
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/config.hpp"
 #include "worker/device.hpp"
+#include "worker/memory_plan.hpp"
 
 namespace demist {
 
@@ -45,6 +46,7 @@ struct TrainerConfig {
   DType compute = DType::bf16;  // storage of activations and working matrices; masters are fp32
   std::uint64_t seed = 0;
   int tensor_parallel = 1;
+  Recompute recompute = Recompute::none;
   // Bound into every checkpoint; a resume with others is refused with CheckpointError.
   std::string recipe_hash, tokenizer_hash, data_hash;
   std::string noise_json;  // noise settings (mask id, schedule); must match on resume
@@ -53,6 +55,7 @@ struct TrainerConfig {
 class Trainer {
  public:
   // Collective over world. Plans and allocates everything, also for held_out_loss(*held_out).
+  // Throws EnvironmentError, before it allocates, when there is not enough memory.
   // Sources are shared and read-only; held_out may be null.
   Trainer(const mpi::Comm& world, const TrainerConfig& config,
           std::shared_ptr<const data::Source> source, Device device,
@@ -73,8 +76,9 @@ class Trainer {
   StepReport run_step();
   // Mean loss over micro-batches (0, 0..count) of a held-out source, dropout off. Collective.
   double held_out_loss(const data::Source& source, std::int32_t count);
-  void save(const std::filesystem::path& root, int keep_last) const;  // collective
-  std::size_t planned_bytes() const;  // memory of this rank: parameters, state, activations
+  void save(const std::filesystem::path& root, int keep_last) const;   // collective
+  const MemoryPlan& memory_plan() const;                               // of this rank
+  std::size_t planned_bytes() const { return memory_plan().total(); }  // all of it
 
  private:
   struct Impl;

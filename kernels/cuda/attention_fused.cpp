@@ -1,41 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/attention_fused.hpp"
 
+#include <string>
+
 #include "core/error.hpp"
+#include "kernels/cuda/work_sizes.hpp"
 
 namespace demist::cuda {
 namespace {
 
-constexpr std::int64_t kTile = 64, kGroup = 128, kDraws = 16;
-
-std::int64_t padded_cols(const Attention& op) { return (op.grid.cols + kTile - 1) / kTile * kTile; }
-std::int64_t groups(const Attention& op) {
-  return op.dropout.active() ? (op.grid.cols + kGroup - 1) / kGroup : 0;
-}
-std::size_t rows_bytes(const Attention& op) {
-  return static_cast<std::size_t>(op.grid.rows * op.heads * padded_cols(op)) * sizeof(QueryRow);
+AttentionWork work_of(const Attention& op) {
+  static_assert(sizeof(QueryRow) == 16);
+  return {op.grid.rows, op.grid.cols, op.heads, op.dropout.active()};
 }
 
 bool starts_at_16_bytes(const ConstTensorView& view) {
   return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0 && view.ld % 8 == 0;
 }
 
+// Sequences are the z dimension of the kernels' grids.
+void check_sequences(const Attention& op) {
+  if (op.grid.rows > kMaxGridSequences)
+    throw ConfigError("attention on the device: " + std::to_string(op.grid.rows) +
+                      " sequences in a micro-batch, at most " + std::to_string(kMaxGridSequences) +
+                      " fit; lower batch.max_tokens");
+}
+
 }  // namespace
 
 bool fused_attention_supports(const ConstTensorView& qkv, const Attention& op) {
-  const bool dim = op.head_dim == 64 || op.head_dim == 80 || op.head_dim == 128;
-  return qkv.dtype == DType::bf16 && dim && starts_at_16_bytes(qkv);
+  return has_fused_attention(qkv.dtype, op.head_dim) && starts_at_16_bytes(qkv);
 }
 
-std::size_t fused_attention_workspace(const Attention& op) {
-  return rows_bytes(op) +
-         static_cast<std::size_t>(op.grid.rows * op.heads * groups(op) * kDraws * padded_cols(op));
-}
+std::size_t fused_attention_workspace(const Attention& op) { return work_of(op).fused_bytes(); }
 
 void fused_attention_forward(const Launch& launch, const AttentionForward& tensors,
                              const Attention& op) {
   ensure(fused_attention_supports(tensors.qkv, op) && starts_at_16_bytes(tensors.out),
          "fused_attention_forward: ask fused_attention_supports first");
+  check_sequences(op);
   if (op.grid.tokens() > 0) launch_attention_forward(tensors, op, launch.stream);
 }
 
@@ -44,11 +47,13 @@ void fused_attention_backward(const Launch& launch, const AttentionBackward& ten
   ensure(fused_attention_supports(tensors.qkv, op) && starts_at_16_bytes(tensors.dqkv) &&
              starts_at_16_bytes(tensors.dout) && starts_at_16_bytes(tensors.out),
          "fused_attention_backward: ask fused_attention_supports first");
+  check_sequences(op);
   auto* const bytes =
       launch.scratch<std::uint8_t>(static_cast<std::int64_t>(fused_attention_workspace(op)));
   if (op.grid.tokens() == 0) return;
-  const BackwardWorkspace parts{reinterpret_cast<QueryRow*>(bytes), bytes + rows_bytes(op),
-                                padded_cols(op), groups(op)};
+  const AttentionWork work = work_of(op);
+  const BackwardWorkspace parts{reinterpret_cast<QueryRow*>(bytes), bytes + work.row_bytes(),
+                                work.padded_cols(), work.draw_groups()};
   launch_query_gradient(tensors, op, parts, launch.stream);
   launch_key_gradient(tensors, op, parts, launch.stream);
 }

@@ -6,15 +6,13 @@
 #include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/attention_head.hpp"
 #include "kernels/cuda/device.hpp"
+#include "kernels/cuda/work_sizes.hpp"
 
 namespace demist::cuda {
 namespace {
 
 constexpr int kWarps = 4;  // a warp takes one query's row
 constexpr int kThreads = kWarps * kWarpSize;
-// Scores of one pass at the most, so that long sequences in large batches need no more memory. A
-// constant: the sequences of a pass are a matter of shapes.
-constexpr std::int64_t kPassBytes = std::int64_t{256} << 20;
 
 __device__ float as_float(float x) { return x; }
 __device__ float as_float(bf16 x) { return __bfloat162float(x); }
@@ -128,26 +126,19 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// The square matrices of one pass: rows padded to 32 bytes in either type.
+// The square matrices of one pass.
 struct Squares {
-  std::int64_t ld, sequences, elements;
+  AttentionWork work;
+  std::int64_t ld, sequences;
 
   explicit Squares(const Attention& op)
-      : ld((op.grid.cols + 7) / 8 * 8),
-        sequences(std::clamp<std::int64_t>(
-            kPassBytes / std::max<std::int64_t>(op.heads * op.grid.cols * ld * 4, 1), 1,
-            std::max<std::int64_t>(op.grid.rows, 1))),
-        elements(sequences * op.heads * op.grid.cols * ld) {}
+      : work{op.grid.rows, op.grid.cols, op.heads, op.dropout.active()},
+        ld(work.square_ld()),
+        sequences(work.pass_sequences()) {}
 
-  std::size_t bytes(DType dtype) const {
-    return (static_cast<std::size_t>(elements) * size_of(dtype) + 255) / 256 * 256;
-  }
-  // One fp32 matrix and, unless it serves for both, one of the storage type.
-  std::size_t pair_bytes(DType dtype) const {
-    return bytes(DType::f32) + (dtype == DType::f32 ? 0 : bytes(dtype));
-  }
   void* stored(void* pair, DType dtype) const {
-    return dtype == DType::f32 ? pair : static_cast<std::byte*>(pair) + bytes(DType::f32);
+    return dtype == DType::f32 ? pair
+                               : static_cast<std::byte*>(pair) + work.square_bytes(DType::f32);
   }
 };
 
@@ -217,10 +208,10 @@ void for_each_pass(const Attention& op, const Squares& squares, Body body) {
 }  // namespace
 
 std::size_t unfused_attention_forward_workspace(const Attention& op, DType dtype) {
-  return Squares(op).pair_bytes(dtype);
+  return Squares(op).work.pair_bytes(dtype);
 }
 std::size_t unfused_attention_backward_workspace(const Attention& op, DType dtype) {
-  return 2 * Squares(op).pair_bytes(dtype);
+  return 2 * Squares(op).work.pair_bytes(dtype);
 }
 
 void unfused_attention_forward(const Launch& launch, const AttentionForward& tensors,
@@ -247,7 +238,7 @@ void unfused_attention_backward(const Launch& launch, const AttentionBackward& t
       static_cast<std::int64_t>(unfused_attention_backward_workspace(op, dtype)));
   const Squares squares(op);
   for_each_pass(op, squares, [&](const Pass& pass) {
-    void* const dp = static_cast<std::byte*>(scores) + squares.pair_bytes(dtype);
+    void* const dp = static_cast<std::byte*>(scores) + squares.work.pair_bytes(dtype);
     const auto q = pass.part(tensors.qkv, 0), k = pass.part(tensors.qkv, 1);
     const auto dout = pass.part(tensors.dout, 0);
     const auto multiply = [&](const MatrixBatch<void>& to, const MatrixBatch<const void>& a,

@@ -6,16 +6,7 @@
 
 namespace demist::cuda {
 
-// How many pieces, and how long: a function of the shape only.
-struct ColumnPieces {
-  std::int64_t piece_rows = 0, count = 0;
-  ColumnPieces(std::int64_t rows, std::int64_t max_pieces, std::int64_t min_rows)
-      : piece_rows(std::max(ceil_div(rows, max_pieces), min_rows)),
-        count(ceil_div(rows, piece_rows)) {}
-};
-
-// Floats of one partial sum of `cols` columns: every one starts on 16 bytes and holds whole chunks.
-constexpr std::int64_t partial_width(std::int64_t cols) { return round_up(cols, kChunk); }
+static_assert(partial_width(1) == kChunk);
 
 enum class Combine { overwrite, add };
 

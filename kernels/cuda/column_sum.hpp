@@ -11,10 +11,8 @@ namespace demist::cuda {
 constexpr int kColumnSumWarps = 8;
 constexpr std::int64_t kColumnSumWidth = kWarpSize * kChunk;
 
-inline ColumnPieces column_sum_pieces(std::int64_t rows) { return {rows, 256, 32}; }
 inline std::size_t column_sum_bytes(std::int64_t rows, std::int64_t cols) {
-  return static_cast<std::size_t>(column_sum_pieces(rows).count * partial_width(cols)) *
-         sizeof(float);
+  return partial_bytes(ColumnPieces(rows, kColumnSumPieces).count, cols);
 }
 
 // source.load(row, column) reads what source.finish(row, column, loaded) turns into a Chunk to add;
@@ -54,7 +52,7 @@ template <class Source>
 void sum_columns(const Launch& launch, std::span<float> out, const Source& source,
                  std::int64_t rows, Combine combine = Combine::overwrite) {
   const auto cols = static_cast<std::int64_t>(out.size());
-  const ColumnPieces pieces = column_sum_pieces(rows);
+  const ColumnPieces pieces(rows, kColumnSumPieces);
   float* partial = launch.scratch<float>(pieces.count * partial_width(cols));
   if (pieces.count > 0 && cols > 0)
     cuda::launch(column_sum_kernel<Source>, blocks(ceil_div(cols, kColumnSumWidth), pieces.count),

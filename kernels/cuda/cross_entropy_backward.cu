@@ -10,13 +10,10 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::int64_t kTileColumns = kThreads * kChunk;
 constexpr int kRowsAtOnce = 4;
-constexpr std::int64_t kWantedBlocks = 1024;  // keeps any device busy
-constexpr std::int64_t kMinPieceRows = 16;
+static_assert(kTileColumns == kCrossEntropyTileColumns);
 
 ColumnPieces row_pieces(std::int64_t rows, std::int64_t cols) {
-  const std::int64_t tiles = std::max<std::int64_t>(1, ceil_div(cols, kTileColumns));
-  const std::int64_t pieces = std::clamp<std::int64_t>(ceil_div(kWantedBlocks, tiles), 16, 128);
-  return {rows, pieces, kMinPieceRows};
+  return {rows, cross_entropy_pieces(cols)};
 }
 
 template <class S>
@@ -92,8 +89,7 @@ void run_strips(const Launch& launch, const Backward<S>& op, std::int64_t pieces
 }  // namespace
 
 std::size_t cross_entropy_backward_workspace(std::int64_t rows, std::int64_t cols) {
-  return static_cast<std::size_t>(row_pieces(rows, cols).count * partial_width(cols)) *
-         sizeof(float);
+  return partial_bytes(row_pieces(rows, cols).count, cols);
 }
 
 void cross_entropy_backward(const Launch& launch, TensorView dlogits, std::span<float> dbias,

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/row_kernels.hpp"
+#include "kernels/cuda/work_sizes.hpp"
 
 namespace demist::cuda {
 namespace {
@@ -42,6 +43,12 @@ void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
 
 void CudaBackend::zero(void* to, std::size_t bytes) {
   if (bytes > 0) check(cudaMemsetAsync(to, 0, bytes, stream_.get()), "zero device memory");
+}
+
+void CudaBackend::prepare(const StepShape& shape) {
+  reserve(step_workspace_bytes(shape));
+  if (step_bias_bytes(shape) > bias_.bytes())
+    bias_ = Tensor(shape.compute, 1, shape.qkv_cols, memory_);
 }
 
 void CudaBackend::reserve(std::size_t bytes) {

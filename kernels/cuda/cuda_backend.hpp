@@ -14,7 +14,7 @@
 namespace demist::cuda {
 
 // On the device that is current for the calling thread, which must stay so. Workspace grows to what
-// the largest operation needs: after one step of the largest micro-batch nothing is allocated.
+// the largest operation needs: after prepare() no step allocates.
 class CudaBackend final : public Backend {
  public:
   CudaBackend();
@@ -27,6 +27,7 @@ class CudaBackend final : public Backend {
   void download(void* to, const void* from, std::size_t bytes) override;
   void copy(void* to, const void* from, std::size_t bytes) override;
   void zero(void* to, std::size_t bytes) override;
+  void prepare(const StepShape& shape) override;
 
  private:
   void do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,

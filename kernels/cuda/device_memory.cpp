@@ -21,6 +21,12 @@ void* DeviceMemory::allocate(std::size_t bytes) {
                          " free; lower batch.max_tokens, raise parallel.tensor, or use more ranks");
 }
 
+std::size_t DeviceMemory::available() const {
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "free device memory");
+  return free;
+}
+
 void DeviceMemory::release(void* block) noexcept {
   cudaStreamSynchronize(stream_.get());
   cudaFree(block);

@@ -18,6 +18,7 @@ class DeviceMemory final : public Memory {
   explicit DeviceMemory(const Stream& stream) : stream_(stream) {}
   void* allocate(std::size_t bytes) override;  // throws EnvironmentError naming the sizes
   void release(void* block) noexcept override;
+  std::size_t available() const override;
 
  private:
   const Stream& stream_;
@@ -28,6 +29,7 @@ class PinnedMemory final : public Memory {
  public:
   void* allocate(std::size_t bytes) override;
   void release(void* block) noexcept override;
+  std::size_t available() const override { return Memory::host().available(); }
 };
 
 // Copies host memory to the device behind the caller's back: bytes are set aside in pinned memory,

@@ -9,8 +9,9 @@ namespace {
 // id (the mask) may own most of the tokens. A piece adds its own whole groups to the table. Of a
 // group that goes beyond the piece it leaves a partial sum: kHead if the group began in an earlier
 // piece, kTail if it begins here. A second kernel adds a group's tail and heads in order.
-constexpr std::int64_t kPiecePlaces = 32;
+constexpr std::int64_t kPiecePlaces = kEmbeddingPiecePlaces;
 enum Partial { kHead, kTail, kPartials };
+static_assert(kPartials == kEmbeddingPartials);
 
 constexpr int kSpanSegments = 8;  // a long group's pieces in eighths, then the eight in order
 

@@ -132,7 +132,6 @@ __global__ __launch_bounds__(kThreads) void round_kernel(float* out, const float
 }
 
 constexpr std::int64_t kMaxAbsPiece = 8 * kThreads * kChunk;  // elements a block, at least
-constexpr std::int64_t kMaxAbsPieces = 4096;
 
 std::int64_t max_abs_piece(std::int64_t size) {
   return round_up(std::max(ceil_div(size, kMaxAbsPieces), kMaxAbsPiece), kMaxAbsPiece);

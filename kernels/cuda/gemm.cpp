@@ -6,11 +6,11 @@
 
 #include <string>
 
+#include "kernels/cuda/work_sizes.hpp"
+
 namespace demist::cuda {
 namespace {
 
-// NVIDIA's own recommendation for Hopper; elsewhere it only widens the choice.
-constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
 // What every tensor can promise, whatever row it starts at.
 constexpr std::uint32_t kAlignment = 16;
 // Split-k may add partial sums in fp32, in a fixed order, but never through the output's type.
@@ -120,7 +120,7 @@ void Gemm::Plan::choose_algorithm(cublasLtHandle_t handle, const GemmShape& shap
     check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
           "preference");
   };
-  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kGemmWorkspaceBytes);
   prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kReductions);
   for (const auto alignment :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -138,7 +138,7 @@ void Gemm::Plan::choose_algorithm(cublasLtHandle_t handle, const GemmShape& shap
 }
 
 Gemm::Gemm(const Stream& stream, Memory& memory)
-    : stream_(stream), workspace_(kWorkspaceBytes, memory) {
+    : stream_(stream), workspace_(kGemmWorkspaceBytes, memory) {
   check(cublasLtCreate(&handle_), "start");
 }
 
@@ -160,7 +160,7 @@ void Gemm::multiply(const GemmShape& shape, const GemmOperands& operands) {
   const float one = 1, beta = operands.accumulate ? 1 : 0;
   check(cublasLtMatmul(handle_, plan.product, &one, operands.b, plan.first.get(), operands.a,
                        plan.second.get(), &beta, operands.out, plan.result.get(), operands.out,
-                       plan.result.get(), &plan.algorithm, workspace_.data(), kWorkspaceBytes,
+                       plan.result.get(), &plan.algorithm, workspace_.data(), kGemmWorkspaceBytes,
                        stream_.get()),
         describe(shape));
 }

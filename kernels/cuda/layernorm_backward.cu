@@ -18,10 +18,8 @@ RowGroup row_group(std::int64_t cols) {
   return {threads, 1, std::max(1, kUsualThreads / threads)};
 }
 
-ColumnPieces row_pieces(std::int64_t rows) { return {rows, 512, 16}; }
-
 enum Sum { kGamma, kBeta, kBias, kSums };
-static_assert(kSums <= PieceSums::kMaxSums);
+static_assert(kSums <= PieceSums::kMaxSums && kSums == kLayerNormSums);
 
 template <class T>
 struct Backward {
@@ -174,15 +172,14 @@ void run_rows(const Launch& launch, const AddLayerNormBackward& op, float* parti
 }  // namespace
 
 std::size_t add_layernorm_backward_workspace(std::int64_t rows, std::int64_t cols) {
-  return static_cast<std::size_t>(row_pieces(rows).count * kSums * partial_width(cols)) *
-         sizeof(float);
+  return partial_bytes(ColumnPieces(rows, kLayerNormPieces).count * kSums, cols);
 }
 
 void add_layernorm_backward(const Launch& launch, const AddLayerNormBackward& op) {
   const std::int64_t cols = op.dsum.cols;
   ensure(cols <= kMaxLayerNormColumns,
          "add_layernorm_backward on the device: rows are longer than 6144 columns");
-  const ColumnPieces pieces = row_pieces(op.dsum.rows);
+  const ColumnPieces pieces(op.dsum.rows, kLayerNormPieces);
   float* partial = launch.scratch<float>(pieces.count * kSums * partial_width(cols));
   if (pieces.count > 0) run_rows(launch, op, partial, pieces);
   PieceSums sums{.partial = partial, .pieces = pieces.count, .sums = kSums};

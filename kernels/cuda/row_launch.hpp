@@ -9,12 +9,10 @@
 #include "core/tensor.hpp"
 #include "kernels/cuda/chunk.hpp"
 #include "kernels/cuda/launch.hpp"
+#include "kernels/cuda/work_sizes.hpp"
 #include "kernels/cuda/workspace.hpp"
 
 namespace demist::cuda {
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
 // Blocks along x; y and z hold small counts only.
 inline dim3 blocks(std::int64_t x, std::int64_t y = 1) {

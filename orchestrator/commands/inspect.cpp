@@ -9,6 +9,8 @@
 #include "data/shard.hpp"
 #include "data/tokenizer.hpp"
 #include "orchestrator/commands/commands.hpp"
+#include "orchestrator/config.hpp"
+#include "orchestrator/memory_report.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/describe.hpp"
@@ -78,6 +80,19 @@ bool is_in_checkpoint(const fs::path& file) {
   return fs::exists(fs::absolute(file).parent_path() / "MANIFEST.json");
 }
 
+// A recipe's plan of memory. Its tokenizer need not be there: `--vocab` says how large it will be.
+void show_memory(const std::string& recipe, const Options& options) {
+  const RunConfig run = load_recipe(find_recipe(recipe), options.all("set"));
+  const auto vocabulary = [&]() -> std::int64_t {
+    if (options.has("vocab")) return options.integer<std::int32_t>("vocab", 0, 8);
+    if (fs::exists(run.tokenizer.model)) return data::Tokenizer(run.tokenizer.model).vocab_size();
+    if (run.tokenizer.trained) return run.tokenizer.training.pieces + 2;
+    throw ConfigError(run.tokenizer.model.string() + " does not exist; say how large its " +
+                      "vocabulary is with --vocab");
+  };
+  std::printf("%s", describe_memory(run, vocabulary()).c_str());
+}
+
 }  // namespace
 
 int inspect(const Arguments& arguments, const mpi::Comm&) {
@@ -87,8 +102,15 @@ int inspect(const Arguments& arguments, const mpi::Comm&) {
   options.positional("PATH")
       .flag("hash", "only the hash of a checkpoint's state, equal for every layout")
       .flag("tensors", "list a checkpoint's tensors")
-      .flag("verify", "check everything against its checksums");
+      .flag("verify", "check everything against its checksums")
+      .flag("memory", "PATH is a recipe: what its training stages need, what fits on GPUs")
+      .value("vocab", "N", "size of the vocabulary, for --memory without a tokenizer")
+      .list("set", "PATH=VALUE", "with --memory: override a field of the recipe");
   if (!options.parse(arguments)) return 0;
+  if (options.has("memory")) {
+    show_memory(options.positionals().front(), options);
+    return 0;
+  }
   fs::path path = options.positionals().front();
   if (!fs::exists(path)) throw ConfigError(path.string() + " does not exist");
   if (path.filename() == "corpus.json") path = fs::absolute(path).parent_path();

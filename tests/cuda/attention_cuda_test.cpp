@@ -415,5 +415,16 @@ TEST(FusedAttentionLimits, AsksForTheRightShapes) {
   EXPECT_THROW(fused_attention_backward({}, {{}, {}, qkv, {}, {}}, op), InternalError);
 }
 
+TEST(FusedAttentionLimits, RefusesMoreSequencesThanAGridHas) {
+  Attention op;
+  op.heads = 1;
+  op.head_dim = 64;
+  op.grid = {65536, 1, {}};
+  const ConstTensorView qkv{nullptr, DType::bf16, 65536, 192, 192};
+  const TensorView out{nullptr, DType::bf16, 65536, 64, 64};
+  EXPECT_THROW(fused_attention_forward({}, {out, {}, qkv}, op), ConfigError);
+  EXPECT_THROW(fused_attention_backward({}, {out, out, qkv, out, {}}, op), ConfigError);
+}
+
 }  // namespace
 }  // namespace demist::cuda::test

@@ -105,6 +105,29 @@ TEST_P(TensorParallel, MatchesOneRank) {
   }
 }
 
+// LAYER sums over the tensor group again in the backward pass.
+TEST_P(TensorParallel, RecomputingChangesNoBit) {
+  const mpi::Comm& world = test::world();
+  std::string kept;
+  for (const Recompute mode : {Recompute::none, Recompute::gelu, Recompute::layer}) {
+    TrainerConfig config = config_for(world.size(), GetParam());
+    config.compute = DType::bf16;
+    config.recompute = mode;
+    const auto source = std::make_shared<test::RandomSource>(83, 2, true);
+    Trainer trainer(world, config, source, make_cpu_device());
+    trainer.initialize();
+    for (std::int64_t s = 0; s < 4; ++s) {
+      trainer.announce({s, {0, 0}});
+      trainer.run_step();
+    }
+    const test::SharedFolder root;
+    trainer.save(root.path(), 1);
+    const std::string hash = checkpoint::open_any(root.path()).hash();
+    if (mode == Recompute::none) kept = hash;
+    EXPECT_EQ(hash, kept) << "mode " << static_cast<int>(mode);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Norms, TensorParallel,
                          testing::Values(NormPlacement::post, NormPlacement::pre));
 

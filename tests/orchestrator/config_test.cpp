@@ -230,10 +230,11 @@ TEST(Config, SetRefusesWhatItDoesNotKnow) {
 
 TEST(Config, HashIgnoresWhatChangesNoResult) {
   const RunConfig run = parse(kRecipe);
-  const RunConfig moved = parse(
-      kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
-                "checkpoint.every_steps=3", "stages.score.decoding.max_tokens=99",
-                "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
+  const RunConfig moved =
+      parse(kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2",
+                      "run_dir=/tmp/other", "parallel.recompute=LAYER", "checkpoint.every_steps=3",
+                      "stages.score.decoding.max_tokens=99", "stages.score.samples=1",
+                      "stages.mlm.evaluate.every_steps=5"});
   EXPECT_EQ(run.hash, moved.hash);
   for (const StageConfig& stage : run.stages)
     EXPECT_EQ(stage.hash, moved.stage(stage.name).hash) << stage.name;

@@ -27,6 +27,22 @@ std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * 
 
 }  // namespace
 
+DeviceBatch::DeviceBatch(Backend& backend, std::int64_t tokens, std::int64_t targets)
+    : backend_(backend) {
+  if (!backend.on_host())
+    device_ = Buffer<std::byte>(most_bytes(tokens, targets), backend.memory());
+}
+
+// A sequence has at least one token, and so has a group.
+std::size_t DeviceBatch::most_bytes(std::int64_t tokens, std::int64_t targets) {
+  const auto n = static_cast<std::size_t>(tokens), m = static_cast<std::size_t>(targets);
+  constexpr std::size_t number = 4;
+  const std::size_t a_token = aligned(n * number);
+  const std::size_t grouping = 2 * a_token + aligned((n + 1) * number);
+  const std::size_t encoder = aligned(n * sizeof(std::uint64_t)) + 4 * a_token + 2 * grouping;
+  return encoder + 4 * aligned(m * number);
+}
+
 void DeviceBatch::load(const data::MicroBatch& batch, std::int64_t vocab_size) {
   encoder_ = {{batch.rows, batch.cols, batch.sample},
               {batch.key_begin, batch.key_end},
@@ -48,7 +64,7 @@ void DeviceBatch::move_to_device() {
   std::size_t bytes = 0;
   for_spans(encoder_, head_, [&](auto& span) { bytes += aligned(span.size_bytes()); });
   packed_.resize(bytes);
-  if (device_.size() < bytes) device_ = Buffer<std::byte>(bytes, backend_.memory());
+  ensure(bytes <= device_.size(), "a larger batch than planned");
   std::size_t at = 0;
   for_spans(encoder_, head_, [&](auto& span) {
     if (!span.empty()) std::memcpy(packed_.data() + at, span.data(), span.size_bytes());

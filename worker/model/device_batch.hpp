@@ -31,12 +31,15 @@ struct HeadInput {
 // outlive its use; else everything is packed and copied in one piece.
 class DeviceBatch {
  public:
-  explicit DeviceBatch(Backend& backend) : backend_(backend) {}
+  // Outside host memory: room for any batch of at most `tokens` and `targets`.
+  DeviceBatch(Backend& backend, std::int64_t tokens, std::int64_t targets);
+  static std::size_t most_bytes(std::int64_t tokens, std::int64_t targets);
   void load(const data::MicroBatch& batch, std::int64_t vocab_size);
   // The encoder alone, on `wanted` rows; spans in host memory.
   void load(const EncoderInput& input, std::span<const std::int32_t> wanted);
   const EncoderInput& encoder() const { return encoder_; }
   const HeadInput& head() const { return head_; }
+  std::size_t bytes() const { return device_.bytes(); }
 
  private:
   void move_to_device();

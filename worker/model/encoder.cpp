@@ -6,7 +6,7 @@
 namespace demist {
 
 void Model::encode(const ModelViews& weights, const EncoderInput& input) {
-  ensure(input.grid.tokens() <= work_a_.view().rows, "more tokens than planned");
+  ensure(input.grid.tokens() <= work_c_.view().rows, "more tokens than planned");
   embed(weights, input);
   for (std::int64_t layer = 0; layer < config_.layers; ++layer)
     layer_forward(weights, input, layer);
@@ -16,7 +16,7 @@ void Model::encode(const ModelViews& weights, const EncoderInput& input) {
 // tables.
 void Model::embed(const ModelViews& weights, const EncoderInput& input) {
   const std::int64_t n = input.grid.tokens();
-  const TensorView e = work_a_.top(n);
+  const TensorView e = work_c_.top(n);
   if (tensor_.size() == 1) {
     backend_.embed_forward(e, input.ids, input.positions, weights.word, 0, weights.position,
                            weights.type, false);
@@ -28,12 +28,11 @@ void Model::embed(const ModelViews& weights, const EncoderInput& input) {
     tensor_.all_reduce_sum({part.as<float>(), static_cast<std::size_t>(part.size())});
     backend_.convert(e, part);
   }
-  NormActivations& out = norm_activations(0);
-  const auto count = static_cast<std::size_t>(n);
-  AddLayerNorm op{.sum = out.sum.top(n),
-                  .y = out.y.top(n),
-                  .mean = out.mean.span().first(count),
-                  .rstd = out.rstd.span().first(count),
+  const NormActivations out = kept_.norm(0, n);
+  AddLayerNorm op{.sum = out.sum,
+                  .y = out.y,
+                  .mean = out.mean,
+                  .rstd = out.rstd,
                   .x = e,
                   .bias = {},
                   .residual = {},
@@ -43,46 +42,49 @@ void Model::embed(const ModelViews& weights, const EncoderInput& input) {
                   .dropout = post() ? Dropout{} : hidden_dropout(0),
                   .grid = input.grid};
   backend_.add_layernorm_forward(op);
-  if (post() && hidden_dropout(0).active())
-    backend_.dropout(out.y.top(n), hidden_dropout(0), input.grid);
+  if (post() && hidden_dropout(0).active()) backend_.dropout(out.y, hidden_dropout(0), input.grid);
 }
 
 void Model::layer_forward(const ModelViews& weights, const EncoderInput& input,
                           std::int64_t layer) {
-  const std::int64_t n = input.grid.tokens(), attention_half = 2 * layer + 1;
+  const std::int64_t n = input.grid.tokens();
   const LayerViews& w = weights.layers[static_cast<std::size_t>(layer)];
-  LayerActivations& a = layer_activations(layer);
-
-  // 1) q, k, v of the normalized input, all heads in one product
-  const TensorView x = norm_activations(attention_half - 1).y.top(n);
-  backend_.gemm(a.qkv.top(n), x, w.qkv, Transpose::b, false, w.qkv_bias);
-  // 2) attention
-  backend_.attention_forward(a.attention.top(n), a.lse.view().col_slice(0, n), a.qkv.top(n),
-                             attention_op(input, layer));
-  // 3) output projection; 4) dropout, residual, norm
-  group_product(work_a_.top(n), a.attention.top(n), w.output, Transpose::b);
-  half_block_end(weights, input, attention_half, w.output_bias);
-  // 5) FFN in; 6) GELU
-  const TensorView h = norm_activations(attention_half).y.top(n);
-  backend_.gemm(a.ffn_pre.top(n), h, w.ffn_in, Transpose::b);
-  backend_.bias_gelu_forward(a.ffn_act.top(n), a.ffn_pre.top(n), w.ffn_in_bias);
+  layer_to_gelu(weights, input, layer);
   // 7) FFN out; 8) dropout, residual, norm
-  group_product(work_a_.top(n), a.ffn_act.top(n), w.ffn_out, Transpose::b);
-  half_block_end(weights, input, attention_half + 1, w.ffn_out_bias);
+  group_product(work_c_.top(n), kept_.layer(layer, n).ffn_act, w.ffn_out, Transpose::b);
+  half_block_end(weights, input, 2 * layer + 2, w.ffn_out_bias);
 }
 
-// 4), 8): sum = residual + dropout(work_a + bias), y = LN(sum)
+// What the backward pass needs of a layer, given y and sum of the half-block before it.
+void Model::layer_to_gelu(const ModelViews& weights, const EncoderInput& input,
+                          std::int64_t layer) {
+  const std::int64_t n = input.grid.tokens(), attention_half = 2 * layer + 1;
+  const LayerViews& w = weights.layers[static_cast<std::size_t>(layer)];
+  const LayerActivations a = kept_.layer(layer, n);
+
+  // 1) q, k, v of the normalized input, all heads in one product
+  backend_.gemm(a.qkv, kept_.norm(attention_half - 1, n).y, w.qkv, Transpose::b, false, w.qkv_bias);
+  // 2) attention
+  backend_.attention_forward(a.attention, a.lse, a.qkv, attention_op(input, layer));
+  // 3) output projection; 4) dropout, residual, norm
+  group_product(work_c_.top(n), a.attention, w.output, Transpose::b);
+  half_block_end(weights, input, attention_half, w.output_bias);
+  // 5) FFN in; 6) GELU
+  backend_.gemm(a.ffn_pre, kept_.norm(attention_half, n).y, w.ffn_in, Transpose::b);
+  backend_.bias_gelu_forward(a.ffn_act, a.ffn_pre, w.ffn_in_bias);
+}
+
+// 4), 8): sum = residual + dropout(work_c + bias), y = LN(sum)
 void Model::half_block_end(const ModelViews& weights, const EncoderInput& input, std::int64_t half,
                            std::span<const float> bias) {
   const std::int64_t n = input.grid.tokens();
-  const auto count = static_cast<std::size_t>(n);
-  NormActivations& out = norm_activations(half);
+  const NormActivations out = kept_.norm(half, n);
   const NormViews& norm = weights.norms[static_cast<std::size_t>(half)];
-  backend_.add_layernorm_forward({.sum = out.sum.top(n),
-                                  .y = out.y.top(n),
-                                  .mean = out.mean.span().first(count),
-                                  .rstd = out.rstd.span().first(count),
-                                  .x = work_a_.top(n),
+  backend_.add_layernorm_forward({.sum = out.sum,
+                                  .y = out.y,
+                                  .mean = out.mean,
+                                  .rstd = out.rstd,
+                                  .x = work_c_.top(n),
                                   .bias = bias,
                                   .residual = residual(half - 1, n),
                                   .gamma = norm.gamma,

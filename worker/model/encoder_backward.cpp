@@ -25,35 +25,69 @@ void Model::layer_backward(const ModelViews& weights, const ModelViews& grads,
   const std::int64_t n = input.grid.tokens(), attention_half = 2 * layer + 1;
   const LayerViews& w = weights.layers[static_cast<std::size_t>(layer)];
   const LayerViews& g = grads.layers[static_cast<std::size_t>(layer)];
-  LayerActivations& a = layer_activations(layer);
+  const LayerActivations a = kept_.layer(layer, n);
   const TensorView dy = work_c_.top(n);  // of a half-block's last product
 
+  compute_again(weights, input, layer);
   // 8) norm, residual, dropout
   half_block_backward(weights, grads, input, attention_half + 1, g.ffn_out_bias);
   // 7) FFN out
   const TensorView dact{work_wide_.view().data, compute_, n, ffn_local_, ffn_local_};
-  backend_.gemm(g.ffn_out, dy, a.ffn_act.top(n), Transpose::a);
+  backend_.gemm(g.ffn_out, dy, a.ffn_act, Transpose::a);
   backend_.gemm(dact, dy, w.ffn_out, Transpose::none);
   // 6) GELU; 5) FFN in
-  backend_.bias_gelu_backward(dact, g.ffn_in_bias, dact, a.ffn_pre.top(n), w.ffn_in_bias);
+  backend_.bias_gelu_backward(dact, g.ffn_in_bias, dact, a.ffn_pre, w.ffn_in_bias);
   group_product(work_a_.top(n), dact, w.ffn_in, Transpose::none, [&] {
-    backend_.gemm(g.ffn_in, dact, norm_activations(attention_half).y.top(n), Transpose::a);
+    backend_.gemm(g.ffn_in, dact, kept_.norm(attention_half, n).y, Transpose::a);
   });
   // 4) norm, residual, dropout
   half_block_backward(weights, grads, input, attention_half, g.output_bias);
   // 3) output projection
   const TensorView dattention{work_a_.view().data, compute_, n, hidden_local_, hidden_local_};
-  backend_.gemm(g.output, dy, a.attention.top(n), Transpose::a);
+  backend_.gemm(g.output, dy, a.attention, Transpose::a);
   backend_.gemm(dattention, dy, w.output, Transpose::none);
   // 2) attention
   const TensorView dqkv{work_wide_.view().data, compute_, n, 3 * hidden_local_, 3 * hidden_local_};
-  backend_.attention_backward(dqkv, dattention, a.qkv.top(n), a.attention.top(n),
-                              a.lse.view().col_slice(0, n), attention_op(input, layer));
+  backend_.attention_backward(dqkv, dattention, a.qkv, a.attention, a.lse,
+                              attention_op(input, layer));
   // 1) q, k, v
   group_product(work_a_.top(n), dqkv, w.qkv, Transpose::none, [&] {
     backend_.column_sum(g.qkv_bias, dqkv);
-    backend_.gemm(g.qkv, dqkv, norm_activations(attention_half - 1).y.top(n), Transpose::a);
+    backend_.gemm(g.qkv, dqkv, kept_.norm(attention_half - 1, n).y, Transpose::a);
   });
+}
+
+// Activations of `layer` that were not kept, by the operations that made them: the same bits. The
+// forward pass has left those of the last layer in the shared buffers. work_c is free meanwhile.
+void Model::compute_again(const ModelViews& weights, const EncoderInput& input,
+                          std::int64_t layer) {
+  const bool last = layer == config_.layers - 1;
+  if (recompute_ == Recompute::gelu && !last) {
+    const LayerActivations a = kept_.layer(layer, input.grid.tokens());
+    backend_.bias_gelu_forward(a.ffn_act, a.ffn_pre,
+                               weights.layers[static_cast<std::size_t>(layer)].ffn_in_bias);
+  }
+  if (recompute_ != Recompute::layer) return;
+  normalize_again(weights, input, 2 * layer);  // the layer's output took its place
+  // Steps 7 and 8 made the next layer's input, which was kept.
+  if (!last) layer_to_gelu(weights, input, layer);
+}
+
+// y of half-block `half` from its sum, as half_block_end and embed made it.
+void Model::normalize_again(const ModelViews& weights, const EncoderInput& input,
+                            std::int64_t half) {
+  const NormActivations a = kept_.norm(half, input.grid.tokens());
+  const NormViews& norm = weights.norms[static_cast<std::size_t>(half)];
+  backend_.add_layernorm_forward({.y = a.y,
+                                  .mean = a.mean,
+                                  .rstd = a.rstd,
+                                  .x = a.sum,
+                                  .gamma = norm.gamma,
+                                  .beta = norm.beta,
+                                  .epsilon = config_.norm_epsilon,
+                                  .grid = input.grid});
+  if (half == 0 && post() && hidden_dropout(0).active())
+    backend_.dropout(a.y, hidden_dropout(0), input.grid);
 }
 
 // From (work_a, work_b) behind half-block `half`: work_c = gradient of its last product's output,
@@ -62,9 +96,8 @@ void Model::half_block_backward(const ModelViews& weights, const ModelViews& gra
                                 const EncoderInput& input, std::int64_t half,
                                 std::span<float> dbias) {
   const std::int64_t n = input.grid.tokens();
-  const auto count = static_cast<std::size_t>(n);
   const auto at = static_cast<std::size_t>(half);
-  NormActivations& a = norm_activations(half);
+  const NormActivations a = kept_.norm(half, n);
   const bool first = half == halves();  // nothing behind it adds to its residual
   if (post() && !first) backend_.add(work_a_.top(n), work_a_.top(n), work_b_.top(n));
   const ConstTensorView extra = post() || first ? ConstTensorView{} : work_b_.top(n);
@@ -75,9 +108,9 @@ void Model::half_block_backward(const ModelViews& weights, const ModelViews& gra
                                    .dbias = dbias,
                                    .dy = work_a_.top(n),
                                    .dsum_extra = extra,
-                                   .sum = a.sum.top(n),
-                                   .mean = a.mean.span().first(count),
-                                   .rstd = a.rstd.span().first(count),
+                                   .sum = a.sum,
+                                   .mean = a.mean,
+                                   .rstd = a.rstd,
                                    .gamma = weights.norms[at].gamma,
                                    .dropout = hidden_dropout(half),
                                    .grid = input.grid});
@@ -87,8 +120,7 @@ void Model::half_block_backward(const ModelViews& weights, const ModelViews& gra
 void Model::embed_backward(const ModelViews& weights, const ModelViews& grads,
                            const EncoderInput& input) {
   const std::int64_t n = input.grid.tokens();
-  const auto count = static_cast<std::size_t>(n);
-  NormActivations& a = norm_activations(0);
+  const NormActivations a = kept_.norm(0, n);
   const Dropout dropout = hidden_dropout(0);
   if (post()) {
     backend_.add(work_a_.top(n), work_a_.top(n), work_b_.top(n));
@@ -101,9 +133,9 @@ void Model::embed_backward(const ModelViews& weights, const ModelViews& grads,
                                    .dbias = {},
                                    .dy = work_a_.top(n),
                                    .dsum_extra = post() ? ConstTensorView{} : work_b_.top(n),
-                                   .sum = a.sum.top(n),
-                                   .mean = a.mean.span().first(count),
-                                   .rstd = a.rstd.span().first(count),
+                                   .sum = a.sum,
+                                   .mean = a.mean,
+                                   .rstd = a.rstd,
                                    .gamma = weights.norms[0].gamma,
                                    .dropout = post() ? Dropout{} : dropout,
                                    .grid = input.grid});

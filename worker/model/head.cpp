@@ -21,7 +21,7 @@ void Model::head(const ModelViews& weights, const ModelViews* grads) {
       backend_.zero(grads->word.data, static_cast<std::size_t>(grads->word.size()) * sizeof(float));
   }
   if (targets > 0) {
-    backend_.gather_rows(head_in_.top(targets), norm_activations(halves()).y.top(n), in.target_row);
+    backend_.gather_rows(head_in_.top(targets), kept_.norm(halves(), n).y, in.target_row);
     head_transform(weights, head_in_.top(targets));
   }
   for (std::int64_t begin = 0; begin < targets; begin += chunk_rows_) {

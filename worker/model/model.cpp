@@ -5,26 +5,9 @@
 #include <cmath>
 
 #include "core/philox.hpp"
+#include "worker/model/logits_chunk.hpp"
 
 namespace demist {
-namespace {
-
-// The logits buffer is the largest work space: 64 MiB keeps a chunk of 512 rows at 32 k words, and
-// a chunk is never so short that reading the embedding matrix dominates its products.
-constexpr std::int64_t kLogitsElements = 16 << 20;
-constexpr std::int64_t kMinChunkRows = 384;
-
-// Rows of logits, and of the bf16 gradients that take their place, start at multiples of 16 bytes
-// for any vocabulary.
-std::int64_t padded(std::int64_t vocab) { return (vocab + 7) / 8 * 8; }
-
-std::int64_t chunk_rows_for(std::int64_t targets, std::int64_t vocab) {
-  const std::int64_t fit = std::max(kMinChunkRows, kLogitsElements / vocab);
-  const std::int64_t chunks = (targets + fit - 1) / fit;
-  return chunks == 0 ? 0 : (targets + chunks - 1) / chunks;
-}
-
-}  // namespace
 
 Model::Model(const ModelConfig& config, const ParameterTable& table, Backend& backend,
              Communicator& tensor, DType compute, const Limits& limits)
@@ -39,7 +22,9 @@ Model::Model(const ModelConfig& config, const ParameterTable& table, Backend& ba
       vocabulary_{table.find("embeddings.word.weight").row_begin,
                   table.find("embeddings.word.weight").valid_rows},
       training_(limits.training),
-      batch_(backend) {
+      recompute_(limits.recompute),
+      batch_(backend, limits.tokens, limits.targets),
+      bytes_(batch_.bytes()) {
   allocate(limits);
 }
 
@@ -55,40 +40,32 @@ void Model::allocate(const Limits& limits) {
     bytes_ += static_cast<std::size_t>(count) * sizeof(float);
     return Buffer<float>(static_cast<std::size_t>(count), backend_.memory());
   };
-  layers_.resize(static_cast<std::size_t>(training_ ? config_.layers : 1));
-  for (LayerActivations& a : layers_) {
-    a.qkv = make(compute_, n, 3 * hidden_local_);
-    a.attention = make(compute_, n, hidden_local_);
-    a.lse = make(DType::f32, heads_local_, n);
-    a.ffn_pre = make(compute_, n, ffn_local_);
-    a.ffn_act = make(compute_, n, ffn_local_);
-  }
-  norms_.resize(static_cast<std::size_t>(training_ ? halves() + 1 : 2));
-  for (NormActivations& a : norms_) {
-    a.sum = make(compute_, n, d);
-    a.y = make(compute_, n, d);
-    a.mean = floats(n);
-    a.rstd = floats(n);
-  }
-  work_a_ = make(compute_, n, d);
+  const ActivationShape kept{n,          config_.layers, d,        hidden_local_,
+                             ffn_local_, heads_local_,   compute_, training_,
+                             recompute_};
+  kept_ = Activations(kept, backend_.memory());
+  bytes_ += Activations::bytes(kept);
+  work_c_ = make(compute_, n, d);
   if (training_) {
+    work_a_ = make(compute_, n, d);
     work_b_ = make(compute_, n, d);
-    work_c_ = make(compute_, n, d);
     work_wide_ = make(compute_, n, std::max(3 * hidden_local_, ffn_local_));
   }
   if (tensor_.size() > 1) partial_ = make(DType::f32, n, d);
 
-  chunk_rows_ = chunk_rows_for(m, vocab_local_);
+  chunk_rows_ = logits_chunk_rows(m, vocab_local_, backend_.on_host());
   for (Tensor* t : {&head_in_, &head_pre_, &head_act_, &head_out_, &head_grad_})
     *t = make(compute_, m, d);
   head_mean_ = floats(m);
   head_rstd_ = floats(m);
   if (!training_) return;  // inference writes its logits to the caller's memory
-  logits_ = make(DType::f32, chunk_rows_, padded(vocab_local_));
+  logits_ = make(DType::f32, chunk_rows_, logits_columns(vocab_local_));
   statistics_ = make(DType::f32, tensor_.size() * chunk_rows_, CrossEntropyColumn::count);
   row_lse_ = floats(chunk_rows_);
   row_loss_ = Buffer<double>(static_cast<std::size_t>(m), backend_.memory());
+  bytes_ += row_loss_.bytes();
   host_loss_ = Buffer<double>(static_cast<std::size_t>(m));
+  if (backend_.on_host()) bytes_ += host_loss_.bytes();
 }
 
 double Model::forward_backward(const ModelViews& weights, const ModelViews& grads,
@@ -123,12 +100,12 @@ void Model::logits(const ModelViews& weights, const EncoderInput& input,
   encode(weights, batch_.encoder());
   const auto rows = static_cast<std::int64_t>(wanted.size());
   if (rows == 0) return;
-  backend_.gather_rows(head_in_.top(rows), norm_activations(halves()).y.top(input.grid.tokens()),
+  backend_.gather_rows(head_in_.top(rows), kept_.norm(halves(), input.grid.tokens()).y,
                        batch_.head().target_row);
   head_transform(weights, head_in_.top(rows));
   TensorView out = matrix(logits.data(), rows, config_.vocab);
   if (!backend_.on_host()) {
-    if (logits_.view().rows < rows) logits_ = make(DType::f32, rows, padded(config_.vocab));
+    if (logits_.view().rows < rows) logits_ = make(DType::f32, rows, logits_columns(config_.vocab));
     out = logits_.top(rows).col_slice(0, config_.vocab);
   }
   backend_.gemm(out, head_out_.top(rows), weights.word, Transpose::b, false, weights.head_bias);
@@ -159,17 +136,9 @@ Attention Model::attention_op(const EncoderInput& input, std::int64_t layer) con
   return op;
 }
 
-LayerActivations& Model::layer_activations(std::int64_t layer) {
-  return layers_[training_ ? static_cast<std::size_t>(layer) : 0];
-}
-
-NormActivations& Model::norm_activations(std::int64_t half) {
-  return norms_[static_cast<std::size_t>(training_ ? half : half % 2)];
-}
-
 TensorView Model::residual(std::int64_t half, std::int64_t n) {
-  NormActivations& a = norm_activations(half);
-  return post() ? a.y.top(n) : a.sum.top(n);
+  const NormActivations a = kept_.norm(half, n);
+  return post() ? a.y : a.sum;
 }
 
 }  // namespace demist

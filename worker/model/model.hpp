@@ -9,25 +9,12 @@
 
 #include "kernels/backend.hpp"
 #include "worker/config.hpp"
+#include "worker/model/activations.hpp"
 #include "worker/model/device_batch.hpp"
 #include "worker/model/parameters.hpp"
 #include "worker/parallel/communicator.hpp"
 
 namespace demist {
-
-// What the forward pass keeps for the backward pass, per layer. n tokens, dl and fl this rank's
-// share of heads and FFN. S = compute type.
-struct LayerActivations {
-  Tensor qkv;               // S [n, 3 dl]
-  Tensor attention;         // S [n, dl]
-  Tensor lse;               // fp32 [heads, n]
-  Tensor ffn_pre, ffn_act;  // S [n, fl], before and after GELU
-};
-// After the embeddings and after each half-block: s = residual + dropout(x + bias), y = LN(s).
-struct NormActivations {
-  Tensor sum, y;             // S [n, d]
-  Buffer<float> mean, rstd;  // [n]
-};
 
 // Holds activations for at most max_tokens tokens and max_targets head rows; no parameters. One
 // object serves one (weights, gradients) pair at a time.
@@ -36,6 +23,7 @@ class Model {
   struct Limits {
     std::int64_t tokens = 0, targets = 0;
     bool training = true;  // false: no activations are kept for a backward pass
+    Recompute recompute = Recompute::none;
   };
   Model(const ModelConfig& config, const ParameterTable& table, Backend& backend,
         Communicator& tensor, DType compute, const Limits& limits);
@@ -56,13 +44,15 @@ class Model {
   // spans are in host memory.
   void logits(const ModelViews& weights, const EncoderInput& input,
               std::span<const std::int32_t> wanted, std::span<float> logits);
-  std::size_t bytes() const { return bytes_; }  // of activations and work space
+  // Of the backend's memory: activations, work space, and the batch where it is a copy.
+  std::size_t bytes() const { return bytes_; }
 
  private:
   // encoder.cpp
   void encode(const ModelViews& weights, const EncoderInput& input);
   void embed(const ModelViews& weights, const EncoderInput& input);
   void layer_forward(const ModelViews& weights, const EncoderInput& input, std::int64_t layer);
+  void layer_to_gelu(const ModelViews& weights, const EncoderInput& input, std::int64_t layer);
   void half_block_end(const ModelViews& weights, const EncoderInput& input, std::int64_t half,
                       std::span<const float> bias);
   void group_product(TensorView out, ConstTensorView x, ConstTensorView weight,
@@ -73,6 +63,8 @@ class Model {
   // encoder_backward.cpp
   void encode_backward(const ModelViews& weights, const ModelViews& grads,
                        const EncoderInput& input, const OnGradients& on_gradients);
+  void compute_again(const ModelViews& weights, const EncoderInput& input, std::int64_t layer);
+  void normalize_again(const ModelViews& weights, const EncoderInput& input, std::int64_t half);
   void embed_backward(const ModelViews& weights, const ModelViews& grads,
                       const EncoderInput& input);
   void layer_backward(const ModelViews& weights, const ModelViews& grads, const EncoderInput& input,
@@ -95,8 +87,6 @@ class Model {
   Tensor make(DType dtype, std::int64_t rows, std::int64_t cols);
   Dropout hidden_dropout(std::int64_t half) const;
   Attention attention_op(const EncoderInput& input, std::int64_t layer) const;
-  LayerActivations& layer_activations(std::int64_t layer);
-  NormActivations& norm_activations(std::int64_t half);
   TensorView residual(std::int64_t half, std::int64_t n);  // what half-block `half` adds to
   bool post() const { return config_.norm == NormPlacement::post; }
   std::int64_t halves() const { return 2 * config_.layers; }
@@ -108,16 +98,17 @@ class Model {
   const std::int64_t heads_local_, hidden_local_, ffn_local_, vocab_local_;
   const VocabularyPart vocabulary_;
   bool training_ = true;
+  Recompute recompute_ = Recompute::none;
   DeviceBatch batch_;
   bool dropout_on_ = false;
   std::uint64_t dropout_key_ = 0;
   std::size_t bytes_ = 0;
 
-  std::vector<LayerActivations> layers_;  // one when not training
-  std::vector<NormActivations> norms_;    // 2 layers + 1; two, reused in turn, when not training
-  Tensor work_a_, work_b_, work_c_;       // S [n, d]
-  Tensor work_wide_;                      // S [n, max(3 dl, fl)]
-  Tensor partial_;                        // fp32 [n, d], tensor parallel only
+  Activations kept_;
+  Tensor work_a_, work_b_;  // S [n, d]: gradients between half-blocks
+  Tensor work_c_;           // S [n, d]: output of a half-block's last product, or its gradient
+  Tensor work_wide_;        // S [n, max(3 dl, fl)]
+  Tensor partial_;          // fp32 [n, d], tensor parallel only
 
   std::int64_t chunk_rows_ = 0;  // targets whose logits exist at once
   Tensor head_in_, head_pre_, head_act_, head_out_, head_grad_;  // S [targets, d]

@@ -30,6 +30,9 @@ class ExactReducer final : public GradientReducer {
     scale_ = Buffer<double>(tensors_.size(), backend.memory());
     cut_into_pieces();
     piece_largest_ = Buffer<float>(arena_.size(), backend.memory());
+    // Of one gradient in all there is no sum: it is rounded where it lies (do_begin).
+    if (!is_alone() || max_micro_batches > 1)
+      sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(table.size()), backend.memory());
     if (!is_alone())
       shard_sum_ =
           Buffer<std::int64_t>(static_cast<std::size_t>(slices().back().at + slices().back().end -
@@ -70,8 +73,6 @@ class ExactReducer final : public GradientReducer {
     // One gradient in all: it is rounded where it lies, and no integers go through memory.
     single_ = is_alone() && own_micro_batches() == 1;
     if (single_) return;
-    if (sum_.size() == 0)
-      sum_ = Buffer<std::int64_t>(static_cast<std::size_t>(table_.size()), backend_.memory());
     backend_.zero(sum_.data(), sum_.bytes());
   }
 

@@ -14,7 +14,7 @@ class FastReducer final : public GradientReducer {
         sum_(static_cast<std::size_t>(table.size()), backend.memory()),
         largest_(1, backend.memory()) {}
 
-  std::size_t bytes() const override { return sum_.bytes(); }
+  std::size_t bytes() const override { return sum_.bytes() + largest_.bytes(); }
   std::string state() const override { return "{}"; }
   void set_state(const std::string&) override {}  // sums in fp32 remember nothing
 

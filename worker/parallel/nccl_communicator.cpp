@@ -47,8 +47,8 @@ class NcclCommunicator final : public Communicator {
       check(ncclCommInitRankConfig(&nccl_, comm_.size(), id, comm_.rank(), &config), "start");
       await("start");
     });
-    // The terms of all other ranks side by side, each from a 256-byte border on.
-    piece_bytes_ = std::max<std::size_t>(256, staging_bytes / others() / 256 * 256);
+    // The terms of all other ranks side by side.
+    piece_bytes_ = device_piece_bytes(size(), staging_bytes);
     staging_ = Buffer<std::byte>(piece_bytes_ * others(), backend.memory());
   }
   ~NcclCommunicator() override {

@@ -21,4 +21,11 @@ inline void check_slices(std::span<const std::int64_t> starts, int ranks, std::s
          "communicator: starts must end at the buffer's size");
 }
 
+// Of `staging` bytes of device memory for a sum over `ranks`: those for the terms of one other
+// rank, which start at a 256-byte border.
+inline std::size_t device_piece_bytes(int ranks, std::size_t staging) {
+  const auto others = static_cast<std::size_t>(std::max(1, ranks - 1));
+  return std::max<std::size_t>(256, staging / others / 256 * 256);
+}
+
 }  // namespace demist

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "kernels/cuda/work_sizes.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
@@ -118,6 +119,46 @@ TEST_P(CudaTrainer, OneHashForAnyNumberOfGroups) {
     }
     world.barrier();
     reference = world.broadcast(reference, 0);
+  }
+}
+
+TEST_P(CudaTrainer, AllocatesWhatWasPlannedAndNothingInAStep) {
+  const mpi::Comm& world = test::world();
+  if (world.size() > 2) GTEST_SKIP() << "nothing that two ranks do not show";
+  for (int tensor_size = 1; tensor_size <= world.size(); ++tensor_size) {
+    Device device = make_cuda_device(world);
+    Memory& memory = device.backend->memory();
+    const std::size_t before = memory.available();
+    TrainerConfig config = config_for(GetParam(), tensor_size);
+    config.recompute = Recompute::gelu;
+    Trainer trainer(world, config, source_for(GetParam()), std::move(device));
+    // The products' workspace came with the device.
+    const std::size_t planned = trainer.planned_bytes() - cuda::kGemmWorkspaceBytes;
+    EXPECT_EQ(before - memory.available(), planned);
+    trainer.initialize();
+    losses(trainer, world.size() / tensor_size, 1);
+    EXPECT_EQ(before - memory.available(), planned) << "tensor parallel " << tensor_size;
+  }
+}
+
+TEST_P(CudaTrainer, RecomputingChangesNoBit) {
+  const mpi::Comm& world = test::world();
+  if (world.size() != 2) GTEST_SKIP() << "nothing that two ranks do not show";
+  std::string kept;
+  for (const Recompute mode : {Recompute::none, Recompute::gelu, Recompute::layer}) {
+    TrainerConfig config = config_for(GetParam(), world.size());
+    config.model.layers = 2;
+    config.model.hidden = 128;
+    config.model.heads = 2;
+    config.recompute = mode;
+    Trainer trainer(world, config, source_for(GetParam()), make_cuda_device(world));
+    trainer.initialize();
+    losses(trainer, 1, 1);
+    const test::SharedFolder root;
+    trainer.save(root.path(), 1);
+    const std::string hash = checkpoint::open_any(root.path()).hash();
+    if (mode == Recompute::none) kept = hash;
+    EXPECT_EQ(hash, kept) << "mode " << static_cast<int>(mode);
   }
 }
 
