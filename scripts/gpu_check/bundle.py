@@ -33,7 +33,10 @@ class Bundle:
 
     def __init__(self, root):
         self.root = pathlib.Path(root).resolve()
-        self.about = json.loads((self.root / "bundle.json").read_text(encoding="utf-8"))
+        about = self.root / "bundle.json"
+        if not about.exists():
+            sys.exit(f"gpu-check: {self.root} is no bundle; `./dev gpu-bundle` makes one")
+        self.about = json.loads(about.read_text(encoding="utf-8"))
         self.libraries = self._unpacked()
         self.nvidia = self._find_nvidia()
 
