@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/emulation/answers.hpp"
+
 namespace demist::cuda::test {
 
 template <class T>
@@ -38,6 +40,7 @@ class DeviceBuffer {
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     EXPECT_EQ(cudaMemcpy(copy.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost),
               cudaSuccess);
+    record_answer(std::as_bytes(std::span(copy)));
     return copy;
   }
 

@@ -1,0 +1,27 @@
+// The parts of cuda_bench. Each prints JSON, one object a line, which scripts/gpu_check reads.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "core/mpi.hpp"
+#include "tests/bench/synthetic.hpp"
+
+namespace demist::bench {
+
+// A line that begins with '{' is a measurement; everything else on stdout is for people.
+void print(const nlohmann::json& measurement);
+// Since this process was started, in seconds, its loading included.
+double process_seconds();
+
+// What the device and the libraries call themselves.
+void describe_device();
+// The rate of matrix products: the best that can be had, and those of the XLM-R layers.
+void measure_products(bool tiny);
+// A training step: time, parts of the start, memory; with "operations" also each operation's time.
+void measure_step(const mpi::Comm& world, const Options& options);
+// Two training runs, one of them beside a neighbour that keeps the device busy: every operation
+// must write the same bits. False when one does not.
+bool compare_runs(const mpi::Comm& world, bool tiny);
+
+}  // namespace demist::bench

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs gpu-check on programs of the emulated device, in a folder shaped as the bundle's.
+
+usage: gpu_check_rehearsal.py SOURCE_DIR OUTPUT_DIR NAME=PROGRAM...
+"""
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+# Passes a program through, with the summary that compute-sanitizer prints.
+SANITIZER = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do shift 2; done
+"$@" || exit
+echo "========= ERROR SUMMARY: 0 errors"
+"""
+
+
+def expect(condition, message):
+    if not condition:
+        sys.exit(message)
+
+
+def make_bundle(source, programs, bundle):
+    (bundle / "bin").mkdir(parents=True)
+    for name, program in programs.items():
+        os.symlink(os.path.abspath(program), bundle / "bin" / name)
+    shutil.copytree(source / "scripts" / "gpu_check", bundle / "gpu_check")
+    os.symlink(source / "configs", bundle / "configs")
+    about = {"format": "demist.gpu-bundle/1", "id": "rehearsal", "programs": {name: [] for name in programs}}
+    (bundle / "bundle.json").write_text(json.dumps(about))
+
+
+def rehearse(source, bundle, output, tools):
+    tool = tools / "compute-sanitizer"
+    tool.write_text(SANITIZER)
+    tool.chmod(0o755)
+    environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}", PYTHONDONTWRITEBYTECODE="1")
+    command = [sys.executable, str(bundle / "gpu_check"), "--rehearse", "--minutes", "9", "--output", str(output)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    expect(process.returncode == 0, f"gpu-check ended with {process.returncode}:\n{process.stdout}{process.stderr}"
+           + (output / "log.txt").read_text()[-4000:])
+
+
+def module(source, name):
+    spec = importlib.util.spec_from_file_location(name, source / "scripts" / "gpu_check" / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def check_results(results):
+    outcomes = {part["name"]: part["outcome"] for part in results["parts"]}
+    expect(set(outcomes.values()) == {"passed"}, f"not all parts passed: {outcomes}")
+    expect(len(outcomes) == 13, f"{len(outcomes)} parts")
+    kinds = {m["kind"] for m in results["measurements"]}
+    expect(kinds == {"device", "product", "step", "operation", "repeat"}, f"measured: {kinds}")
+    repeat = next(m for m in results["measurements"] if m["kind"] == "repeat")
+    expect(repeat["same_bits"] and not repeat["not_run"] and repeat["operations"] > 100, f"{repeat}")
+
+
+def check_costs(results):
+    """Bytes and FLOPs of a call, by the comments of the kernels: 32 tokens of 64 in bf16, one head, rows of 16."""
+    operations = {(m["name"], m["shape"]): m for m in results["measurements"]
+                  if m["kind"] == "operation" and m["use"] == "base"}
+    for (name, shape), m in operations.items():
+        if name == "gemm":
+            words = shape.split()
+            sizes = [int(words[words.index(letter) + 1]) for letter in "mnk"]
+            expect(m["flops"] == m["calls"] * 2 * sizes[0] * sizes[1] * sizes[2], f"FLOPs of {name} {shape}: {m}")
+    activations = 2 * 32 * 64
+    for name, shape, each, bytes_or_flops in (
+            ("dropout", "bf16 32x64", 2 * activations, "bytes"), ("add", "bf16 32x64", 3 * activations, "bytes"),
+            ("bias_gelu_forward", "bf16 32x256", 8 * activations, "bytes"),
+            ("bias_gelu_backward", "bf16 32x256", 12 * activations, "bytes"),
+            ("cross_entropy_statistics", "fp32 4x211", 8 * 4 * 211, "bytes"),
+            ("cross_entropy_backward", "fp32 4x211", 6 * 4 * 211, "bytes"),
+            ("attention_forward", "bf16 2x16, 1 heads of 64", 4 * 32 * 16 * 64, "flops"),
+            ("attention_backward", "bf16 2x16, 1 heads of 64", 14 * 32 * 16 * 64, "flops")):
+        m = operations[name, shape]
+        expect(m[bytes_or_flops] == m["calls"] * each, f"{bytes_or_flops} of {name}: {m}")
+
+
+def backend_operations(source):
+    """The public operations of kernels/backend.hpp."""
+    text = (source / "kernels" / "backend.hpp").read_text().split(" private:")[0]
+    names = [line.split("(")[0].split()[1] for line in text.splitlines() if line.startswith("  void ")]
+    expect(len(names) > 20, f"found only {names}")
+    return names
+
+
+def check_report(source, results, text):
+    expect("not measured" not in text, "a table is empty:\n" + text)
+    expect(text.startswith("## Rehearsal on an emulated device"), text[:100])
+    for name in backend_operations(source):
+        expect(f"| {name} |" in text, f"{name} has no line:\n{text}")
+    for use in ("base", "large", "xl", "xxl"):
+        expect(f"| {use}, " in text, f"no step of {use}")
+    expect("| xxl, scaled to 2 |" in text, "xxl is not scaled")
+    # The emulated device has no data sheet, so nothing may be compared with one.
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| gemm |") or line.startswith("| square"):
+            expect(cells[-1] == "–", f"a share of an unknown limit: {line}")
+    report = module(source, "report")
+    empty = report.markdown({**results, "parts": [], "measurements": []})
+    tables = [line for line in empty.splitlines() if line.startswith("|")]
+    expect(not tables and empty.count("not measured") == 7, "numbers without measurements:\n" + empty)
+
+
+def check_fixtures(source, output):
+    fixtures = module(source, "fixtures")
+    answers = json.loads((output / "fixtures.json").read_text())["answers"]
+    expect(len(answers) > 40, f"answers of {len(answers)} tests")
+    expect(not list(fixtures.differences(answers, answers)), "answers differ from themselves")
+    changed = json.loads(json.dumps(answers))
+    changed["Primitives.MmaMultipliesTiles"][0]["hex"] = "00" * 512
+    found = list(fixtures.differences(answers, changed))
+    expect(len(found) == 1 and found[0].startswith("Primitives.MmaMultipliesTiles: 1 of 1"), str(found))
+
+
+def main(source, output, *pairs):
+    source, output = pathlib.Path(source).resolve(), pathlib.Path(output).resolve()
+    shutil.rmtree(output, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, tools = pathlib.Path(folder) / "bundle", pathlib.Path(folder) / "tools"
+        tools.mkdir()
+        make_bundle(source, dict(pair.split("=", 1) for pair in pairs), bundle)
+        rehearse(source, bundle, output, tools)
+        results = json.loads((output / "results.json").read_text())
+        check_results(results)
+        check_costs(results)
+        check_report(source, results, (output / "report.md").read_text())
+        check_fixtures(source, output)
+        print("\n".join(f"{part['name']:12} {part['seconds']:5.1f} s" for part in results["parts"]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

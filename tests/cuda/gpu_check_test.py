@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""gpu-check with programs that fail, hang or are not there, and its report of known numbers.
+
+usage: gpu_check_test.py SOURCE_DIR
+"""
+import argparse
+import importlib.util
+import json
+import pathlib
+import sys
+import tempfile
+import time
+import unittest
+import unittest.mock
+
+SOURCE = pathlib.Path(sys.argv.pop(1)).resolve()
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(SOURCE / "scripts" / "gpu_check"))
+import bundle as bundle_module  # noqa: E402
+import parts  # noqa: E402
+import report  # noqa: E402
+from parts import Part  # noqa: E402
+
+spec = importlib.util.spec_from_file_location("gpu_check", SOURCE / "scripts" / "gpu_check" / "__main__.py")
+gpu_check = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gpu_check)
+
+
+def step(use, layers, all_layers, seconds, **more):
+    return {"kind": "step", "use": use, "layers": layers, "all_layers": all_layers, "rows": 64, "cols": 512,
+            "micro_batches": 4, "reduction": "EXACT", "seconds": seconds, "tokens": 131072, "model_flops": 1e12 * layers,
+            "planned_bytes": 10e9, "measured_bytes": 11e9,
+            "start": dict.fromkeys(("process", "device", "plan", "initialize", "first_step"), 0.25), **more}
+
+
+class Parts(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.root = pathlib.Path(self.folder.name)
+        (self.root / "bin").mkdir()
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def program(self, name, script):
+        path = self.root / "bin" / name
+        path.write_text("#!/bin/sh\n" + script)
+        path.chmod(0o755)
+
+    def check(self, *chosen, minutes=1, programs=None):
+        (self.root / "bundle.json").write_text(json.dumps({"id": "test", "programs": programs or {}}))
+        options = argparse.Namespace(output=self.root / "out", minutes=minutes, rehearse=False, only="")
+        code = gpu_check.check(options, chosen, bundle_module.Bundle(self.root))
+        lines = json.loads((self.root / "out" / "results.json").read_text())["parts"]
+        return code, {line["name"]: line for line in lines}
+
+    def test_a_failing_and_a_hanging_part_cost_only_themselves(self):
+        self.program("fails", "echo the reason; exit 3")
+        self.program("crashes", "kill -SEGV $$")
+        self.program("hangs", "sleep 60 & sleep 60")
+        self.program("works", "exit 0")
+        begin = time.monotonic()
+        code, lines = self.check(*(Part(name, name, 1, lambda run, name=name: run.run(name) and "fine")
+                                   for name in ("fails", "crashes", "hangs", "works")))
+        self.assertLess(time.monotonic() - begin, 20)
+        self.assertEqual(code, 1)
+        self.assertEqual({name: line["outcome"] for name, line in lines.items()},
+                         {"fails": "failed", "crashes": "failed", "hangs": "timed out", "works": "passed"})
+        self.assertIn("ended with 3: the reason", lines["fails"]["note"])
+        self.assertIn("SIGSEGV", lines["crashes"]["note"])
+        self.assertIn("still running", lines["hangs"]["note"])
+
+    def test_all_parts_passed_is_exit_code_0(self):
+        self.program("works", "exit 0")
+        self.assertEqual(self.check(Part("works", "", 5, lambda run: run.run("works") and ""))[0], 0)
+
+    def test_no_time_left_is_said(self):
+        code, lines = self.check(Part("late", "", 5, lambda run: ""), minutes=0)
+        self.assertEqual((code, lines["late"]["outcome"]), (1, "timed out"))
+
+    def test_a_missing_library_is_named(self):
+        self.program("needs", "exit 0")
+        code, lines = self.check(Part("needs", "", 5, lambda run: run.run("needs") and ""),
+                                 programs={"needs": ["libnccl.so.99"]})
+        self.assertEqual(code, 1)
+        self.assertIn("libnccl.so.99 not found", lines["needs"]["note"])
+
+    def test_libraries_are_found_and_the_bundle_comes_first(self):
+        for folder in ("nvidia", "lib"):
+            (self.root / folder).mkdir()
+        (self.root / "nvidia" / "libnccl.so.99").touch()
+        (self.root / "lib.tar.xz").touch()  # unpacked already: lib/
+        (self.root / "bundle.json").write_text(json.dumps({"id": "test", "programs": {"needs": ["libnccl.so.99"]}}))
+        with unittest.mock.patch.dict("os.environ", LD_LIBRARY_PATH=str(self.root / "nvidia")):
+            found = bundle_module.Bundle(self.root)
+            folders = found.environment()["LD_LIBRARY_PATH"].split(":")
+        self.assertEqual(found.missing("needs"), [])
+        self.assertEqual(folders[0], str(self.root.resolve() / "lib"))
+        self.assertIn(str(self.root / "nvidia"), folders)
+
+    def test_measurements_of_a_failing_program_are_kept(self):
+        self.program("cuda_bench", 'echo \'{"kind": "note"}\'; exit 1')
+
+        def body(run):
+            try:
+                run.measure("device")
+            finally:
+                self.kept = list(run.measurements)
+        code, _ = self.check(Part("device", "", 5, lambda run: body(run)))
+        self.assertEqual((code, self.kept), (1, [{"kind": "note"}]))
+
+    def test_a_sanitizer_that_finds_something_fails(self):
+        self.program("cuda_tests", "exit 0")
+        self.program("compute-sanitizer", 'case "$2" in racecheck) exit 86;; *) echo "ERROR SUMMARY: 0 errors";; esac')
+        tool = str(self.root / "bin" / "compute-sanitizer")
+        before, parts.find_sanitizer = parts.find_sanitizer, lambda: tool
+        try:
+            code, lines = self.check(Part("sanitizer", "", 20, parts.sanitizer))
+        finally:
+            parts.find_sanitizer = before
+        self.assertEqual((code, lines["sanitizer"]["outcome"]), (1, "failed"))
+        self.assertIn("racecheck found races in shared memory", lines["sanitizer"]["note"])
+
+    def test_without_a_sanitizer_the_part_is_skipped(self):
+        before, parts.find_sanitizer = parts.find_sanitizer, lambda: None
+        try:
+            code, lines = self.check(Part("sanitizer", "", 20, parts.sanitizer))
+        finally:
+            parts.find_sanitizer = before
+        self.assertEqual((code, lines["sanitizer"]["outcome"]), (0, "skipped"))
+
+    def test_tests_that_do_not_run_fail(self):
+        self.program("cuda_tests", 'for a in "$@"; do case "$a" in --gtest_output=json:*) '
+                     'echo \'{"testsuites": []}\' > "${a#*json:}";; esac; done')
+        code, lines = self.check(Part("kernels", "", 5, parts.kernels))
+        self.assertEqual(code, 1)
+        self.assertIn("has no test for", lines["kernels"]["note"])
+
+    def test_the_limits_leave_room_in_eight_minutes(self):
+        slow = {"base", "price", "large", "xl", "xxl", "sanitizer"}
+        self.assertLess(sum(p.limit_s for p in parts.PARTS if p.name not in slow), 480)
+        self.assertTrue(all(p.limit_s <= 90 for p in parts.PARTS))
+
+
+class Report(unittest.TestCase):
+    def text(self, *measurements, device="NVIDIA H100 80GB HBM3"):
+        found = [{"kind": "device", "name": device, "multiprocessors": 132, "bytes": 80 * 2**30, "runtime_cuda": 13000,
+                  "cublaslt": 130100, "nccl": 22809}, *measurements]
+        return report.markdown({"rehearsal": False, "date": "2026-01-02", "bundle": "b", "parts": [],
+                                "host": {"driver": "580", "cpu_cores": 16}, "measurements": found})
+
+    def test_mfu_is_flops_over_seconds_over_the_peak(self):
+        text = self.text(step("base", 12, 12, 2.0, model_flops=989e12))
+        self.assertIn("| base, 12 of 12 layers | 4 of 64 x 512 | 2,000 | 65,536 | 494 | 50.0 % |", text)
+
+    def test_layers_are_scaled_on_the_line_through_two_measurements(self):
+        text = self.text(step("xl", 2, 36, 1.0), step("xl", 6, 36, 2.0))
+        self.assertIn("| xl, scaled to 36 | 4 of 64 x 512 | 9,500 | 13,797 | 3.79 | 0.4 % |", text)
+
+    def test_an_operation_is_compared_with_the_longer_of_its_limits(self):
+        operation = {"kind": "operation", "use": "base", "shape": "s", "calls": 2}
+        text = self.text({**operation, "name": "gemm", "seconds": 4e-3, "bytes": 3.35e9, "flops": 2 * 989e9},
+                         {**operation, "name": "add", "seconds": 4e-3, "bytes": 3.35e9, "flops": 0},
+                         step("base", 12, 12, 0.01))
+        self.assertIn("| gemm | s | 2 | 4 | 50.0 % | 494 TFLOP/s | 50.0 % |", text)
+        self.assertIn("| add | s | 2 | 4 | 50.0 % | 0.838 TB/s | 25.0 % |", text)
+        self.assertIn("Together 8 ms (products 4 ms, attention 0 ms", text)
+
+    def test_the_price_of_exact(self):
+        text = self.text(step("price", 12, 12, 1.1), step("price", 12, 12, 1.0, reduction="FAST"))
+        self.assertIn("| 4 | 1,100 | 1,000 | 10.0 % |", text)
+
+    def test_an_unknown_device_has_no_shares(self):
+        text = self.text(step("base", 12, 12, 2.0), device="NVIDIA Z900")
+        self.assertIn("| 65,536 | 6 | – |", text)
+        self.assertIn("not known here", text)
+
+
+if __name__ == "__main__":
+    unittest.main()
