@@ -282,14 +282,27 @@ checkpoint::Meta Trainer::Impl::meta() const {
   return meta;
 }
 
+void Trainer::begin_save(checkpoint::BackgroundSave& save,
+                         std::optional<double> held_out_loss) const {
+  save.begin([&](checkpoint::Snapshot& snapshot) {
+    impl_->optimizer.copy_state(snapshot);
+    snapshot.meta = impl_->meta();
+    snapshot.meta.held_out_loss = held_out_loss;
+  });
+}
+
 void Trainer::save(const std::filesystem::path& root, int keep_last) const {
-  const auto state = impl_->optimizer.snapshot();
-  checkpoint::save(impl_->world, root, state.tensors, state.pieces, impl_->meta(), keep_last);
+  checkpoint::BackgroundSave save(impl_->world, root, {.last = keep_last});
+  begin_save(save, std::nullopt);
+  checkpoint::throw_if_failed(impl_->world, *save.finish());
 }
 
 std::size_t Trainer::planned_bytes() const {
   const Impl& t = *impl_;
-  return t.optimizer.bytes() + t.model.bytes() +
+  const std::size_t copy_for_saves = std::size(checkpoint::kKinds) *
+                                     static_cast<std::size_t>(t.optimizer.shard_size()) *
+                                     sizeof(float);
+  return t.optimizer.bytes() + copy_for_saves + t.model.bytes() +
          (t.grads.size() + t.shard_grads.size()) * sizeof(float) + t.reducer->bytes();
 }
 

@@ -1,4 +1,5 @@
 add_mpi_test(agree RANKS 1 2 4)
+add_mpi_test(background_save RANKS 1 2 4)
 add_mpi_test(checkpoint RANKS 1 2 4)
 add_mpi_test(communicator RANKS 1 2 3 4)
 add_mpi_test(control RANKS 1 2 4)
