@@ -2,7 +2,9 @@
 #include "core/h5.hpp"
 
 #include <hdf5.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -15,6 +17,18 @@ namespace {
 std::mutex& library_mutex() {
   static std::mutex mutex;
   return mutex;
+}
+
+// What the system said, where HDF5 quotes it; else HDF5's words. One line.
+std::string short_reason(std::string text) {
+  constexpr std::string_view quote = "error message = '";
+  const std::size_t at = text.find(quote);
+  if (at != std::string::npos) {
+    const std::size_t begin = at + quote.size();
+    return text.substr(begin, text.find('\'', begin) - begin);
+  }
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
 }
 
 // Holds the lock and silences HDF5's own stack printing; reason() reads it instead.
@@ -30,7 +44,7 @@ class Library {
           return 0;
         },
         &text);
-    return text.empty() ? "unknown HDF5 error" : text;
+    return text.empty() ? "unknown HDF5 error" : short_reason(text);
   }
 
  private:
@@ -115,6 +129,11 @@ Properties file_access() {
 
 }  // namespace
 
+void start() {
+  const Library library;
+  H5open();
+}
+
 std::size_t size_of(Type type) {
   switch (type) {
     case Type::u8:
@@ -143,6 +162,16 @@ File File::create(const std::filesystem::path& path) {
   const Library library;
   const Properties access = file_access();  // closing it would clear the reason of a failure
   return {create_file(path, access), path};
+}
+
+File File::create_elsewhere(const std::filesystem::path& path, int descriptor) {
+  File file = create(path);
+  const Library library;
+  void* own = nullptr;  // of the default driver: the address of its descriptor
+  if (H5Fget_vfd_handle(file.id_, H5P_DEFAULT, &own) < 0 || own == nullptr ||
+      ::dup2(descriptor, *static_cast<int*>(own)) < 0)
+    fail(path, "/", "divert");
+  return file;
 }
 
 // Where the core driver keeps its file. It frees the memory when the file is closed: that is the

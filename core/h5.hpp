@@ -16,6 +16,10 @@ namespace demist::h5 {
 // Debian's parallel HDF5 is not thread-safe: every call below takes one process-wide lock. Loader
 // threads read mapped bytes at Extent::offset instead and never come here.
 
+// Makes the library ready. Its first call asks MPI for things, so a program whose other threads
+// write files lets the thread that calls MPI come here first.
+void start();
+
 enum class Type { u8, u16, u32, u64, i64, f32, f64 };
 std::size_t size_of(Type type);
 
@@ -52,6 +56,8 @@ class File {
   // around it.
   static File create_in_memory(const std::filesystem::path& path);
   Image finish();  // closes a file in memory; its bytes, as create() would have put them on disk
+  // Makes an empty file at `path`, and writes what create() would write there to `descriptor`.
+  static File create_elsewhere(const std::filesystem::path& path, int descriptor);
   static File open(const std::filesystem::path& path);  // read-only
 
   File(File&& other) noexcept;

@@ -16,6 +16,7 @@ const std::vector<Command>& commands() {
       {"tokenizer", "train a tokenizer, encode or decode with one", false, tokenizer},
       {"generate", "answers of a trained model to prompts", false, generate},
       {"evaluate", "score a trained model on a file of prompts and responses", false, evaluate},
+      {"checkpoint", "list, verify or prune the checkpoints of a run", false, checkpoints},
       {"inspect", "what a run, checkpoint, corpus, shard or tokenizer holds", false, inspect},
       {"help", "this page, or the page of one command", false, help},
       {"version", "the version of this program", false, version},

@@ -248,7 +248,8 @@ void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.recompute = recompute_of(recipe.parallel().recompute());
   config.peak_gflops = recipe.parallel().peak_gflops();
   config.checkpoint_every = recipe.checkpoint().every_steps();
-  config.keep_last = recipe.checkpoint().keep_last();
+  config.keep = {recipe.checkpoint().keep_last(), recipe.checkpoint().keep_every_steps(),
+                 recipe.checkpoint().keep_best()};
 }
 
 template <class List, class Name>

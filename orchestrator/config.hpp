@@ -14,6 +14,7 @@
 #include "data/corpus.hpp"
 #include "data/source.hpp"
 #include "data/tokenizer.hpp"
+#include "worker/checkpoint/retention.hpp"
 #include "worker/config.hpp"
 #include "worker/device.hpp"
 #include "worker/evaluate/baseline.hpp"
@@ -104,7 +105,7 @@ struct RunConfig {
   Recompute recompute = Recompute::none;
   double peak_gflops = 0;             // 0: measured on CPUs, else unknown
   std::int64_t checkpoint_every = 0;  // 0: at the end only
-  int keep_last = 2;
+  checkpoint::Retention keep;
   std::vector<StageConfig> stages;
   std::string resolved;  // the whole recipe as text, defaults and overrides filled in
   std::string hash;      // SHA-256 of what changes results: not ranks, threads, folders, cadence

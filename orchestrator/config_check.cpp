@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <regex>
 
 #include "orchestrator/config_recipe.hpp"
@@ -173,10 +174,40 @@ void check_parallel(ParsedRecipe& recipe) {
       p.ranks() % tensor == 0, "parallel.ranks",
       std::to_string(p.ranks()) + " ranks are not a multiple of tensor = " + std::to_string(tensor),
       "change one of them");
-  check_range(recipe, "checkpoint.every_steps", recipe.message().checkpoint().every_steps(),
-              kNotNegative);
-  check_range(recipe, "checkpoint.keep_last", recipe.message().checkpoint().keep_last(),
-              kNotNegative);
+}
+
+// Whether some state of the stage before its last is both measured and saved.
+bool measures_what_is_saved(const Stage& stage, std::int64_t save_every) {
+  const std::int64_t measure_every = stage.evaluate().every_steps();
+  const bool measured = stage.kind() == Stage::ADAPT || !stage.held_out().empty();
+  if (!is_training(stage) || !measured || measure_every == 0 || save_every == 0) return false;
+  // Their least common multiple, without its overflow.
+  return save_every / std::gcd(save_every, measure_every) <= (stage.steps() - 1) / measure_every;
+}
+
+void check_checkpoints(ParsedRecipe& recipe) {
+  const recipe::Checkpoint& c = recipe.message().checkpoint();
+  check_range(recipe, "checkpoint.every_steps", c.every_steps(), kNotNegative);
+  check_range(recipe, "checkpoint.keep_last", c.keep_last(), kNotNegative);
+  check_range(recipe, "checkpoint.keep_every_steps", c.keep_every_steps(), kNotNegative);
+  check_range(recipe, "checkpoint.keep_best", c.keep_best(), kNotNegative);
+  const std::int64_t every = c.keep_every_steps();
+  recipe.require(
+      every == 0 || (c.every_steps() > 0 && every % c.every_steps() == 0),
+      "checkpoint.keep_every_steps",
+      std::to_string(every) + " is no multiple of every_steps = " + std::to_string(c.every_steps()),
+      "checkpoints are written at multiples of every_steps only");
+  recipe.require(c.keep_last() > 0 || (every == 0 && c.keep_best() == 0), "checkpoint.keep_last",
+                 "0 keeps all: keep_every_steps and keep_best have no effect",
+                 "set it to 1 or more, or remove them");
+  const auto& stages = recipe.message().stages();
+  recipe.require(c.keep_best() == 0 || std::any_of(stages.begin(), stages.end(),
+                                                   [&](const Stage& stage) {
+                                                     return measures_what_is_saved(stage,
+                                                                                   c.every_steps());
+                                                   }),
+                 "checkpoint.keep_best", "has nothing to compare",
+                 "set evaluate.every_steps of a stage so that it meets checkpoint.every_steps");
 }
 
 void check_inputs(ParsedRecipe& recipe) {
@@ -365,6 +396,7 @@ void check_values(ParsedRecipe& recipe) {
   const Recipe r = recipe.message();
   check_inputs(recipe);
   check_parallel(recipe);
+  check_checkpoints(recipe);
   std::vector<std::string> earlier_training;
   bool model_checked = false;
   for (const Stage& stage : r.stages()) {

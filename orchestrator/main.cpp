@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
+#include <csignal>
 #include <optional>
 #include <thread>
 
@@ -21,6 +22,8 @@ void report(const mpi::Outcome& failure, const mpi::Comm& world) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A write beyond a file-size limit is an error like a full disk, not the end.
+  std::signal(SIGXFSZ, SIG_IGN);
   const cli::Arguments arguments(argv + 1, argv + argc);
   std::optional<mpi::Session> session;  // outlives the attempt: unwinding must not finalize MPI
   mpi::Comm world;

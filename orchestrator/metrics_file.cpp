@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/metrics_file.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "core/log.hpp"
 #include "orchestrator/stage_state.hpp"
 
 namespace demist {
@@ -44,15 +48,33 @@ std::string event_line(const std::string& stage, const std::string& event, std::
   return line.dump();
 }
 
-MetricsFile::MetricsFile(const std::filesystem::path& path) : path_(path) {
-  file_.reset(std::fopen(path.c_str(), "a"));
-  if (!file_) throw EnvironmentError(path.string() + ": cannot open: " + std::strerror(errno));
+MetricsFile::MetricsFile(const std::filesystem::path& path)
+    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
+  if (fd_ < 0) throw EnvironmentError(path.string() + ": cannot open: " + std::strerror(errno));
 }
 
+MetricsFile::~MetricsFile() { ::close(fd_); }
+
 void MetricsFile::write(const std::string& line) {
-  const bool ok =
-      std::fprintf(file_.get(), "%s\n", line.c_str()) >= 0 && std::fflush(file_.get()) == 0;
-  if (!ok) throw EnvironmentError(path_.string() + ": cannot write: " + std::strerror(errno));
+  constexpr std::size_t most = std::size_t{64} << 20;  // bytes that may wait: months of lines
+  const bool waited = !waiting_.empty();
+  if (waiting_.size() < most) waiting_.append(line).append("\n");
+  if (append(waiting_))
+    waiting_.clear();
+  else if (!waited)
+    log::warning(path_.string() + ": cannot write: " + std::strerror(errno) +
+                 "; its lines wait in memory");
+}
+
+// All of the text or nothing.
+bool MetricsFile::append(const std::string& text) const {
+  const off_t before = ::lseek(fd_, 0, SEEK_END);
+  const ssize_t written = ::write(fd_, text.data(), text.size());
+  if (written == static_cast<ssize_t>(text.size())) return true;
+  const int reason = errno;
+  if (written > 0 && before >= 0) (void)!::ftruncate(fd_, before);
+  errno = written >= 0 ? ENOSPC : reason;  // the disk was full in the middle
+  return false;
 }
 
 }  // namespace demist

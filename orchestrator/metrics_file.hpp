@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdio>
+#include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <string>
 
 #include "worker/trainer.hpp"
@@ -17,18 +16,21 @@ std::string held_out_line(const std::string& stage, std::int64_t step, double lo
 std::string event_line(const std::string& stage, const std::string& event, std::int64_t step,
                        int ranks);
 
-// Appends lines; a crash can lose the last one but never leaves half of an earlier one.
+// Appends lines; a crash can lose the last ones but never leaves half of an earlier one. A full
+// disk does not end a run: lines then wait in memory until there is room again.
 class MetricsFile {
  public:
   explicit MetricsFile(const std::filesystem::path& path);  // throws EnvironmentError
+  ~MetricsFile();
+  MetricsFile(const MetricsFile&) = delete;
+  MetricsFile& operator=(const MetricsFile&) = delete;
   void write(const std::string& line);
 
  private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
+  bool append(const std::string& text) const;
   std::filesystem::path path_;
-  std::unique_ptr<std::FILE, Close> file_;
+  int fd_;
+  std::string waiting_;
 };
 
 }  // namespace demist

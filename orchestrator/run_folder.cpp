@@ -70,6 +70,35 @@ fs::path find_model(const fs::path& given) {
   throw ConfigError(given.string() + " holds no checkpoint" + kRemedy);
 }
 
+std::vector<fs::path> checkpoint_folders(const fs::path& given) {
+  if (!fs::exists(given)) throw ConfigError(given.string() + " does not exist" + kRemedy);
+  std::vector<fs::path> candidates{given, given / "checkpoints"};
+  if (is_run_folder(given))
+    for (const StageConfig& stage : run_of(given).stages)
+      candidates.push_back(given / stage.name / "checkpoints");
+  std::erase_if(candidates,
+                [](const fs::path& folder) { return checkpoint::list_entries(folder).empty(); });
+  if (candidates.empty()) throw ConfigError(given.string() + " holds no checkpoint" + kRemedy);
+  return candidates;
+}
+
+std::vector<checkpoint::Entry> checkpoints_in(const fs::path& given) {
+  std::error_code absent;
+  if (const auto entry = checkpoint::entry_at(fs::canonical(given, absent))) return {*entry};
+  std::vector<checkpoint::Entry> all;
+  for (const fs::path& folder : checkpoint_folders(given)) {
+    const auto entries = checkpoint::list_entries(folder);
+    all.insert(all.end(), entries.begin(), entries.end());
+  }
+  return all;
+}
+
+std::optional<checkpoint::Retention> retention_of(const fs::path& folder) {
+  const fs::path run = fs::absolute(folder).lexically_normal() / ".." / "..";
+  if (!is_run_folder(run)) return {};
+  return run_of(fs::canonical(run)).keep;
+}
+
 std::string describe_run(const fs::path& folder) {
   const RunConfig run = run_of(folder);
   RunSummary summary{run.name, run.hash, {}};

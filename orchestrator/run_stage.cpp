@@ -138,10 +138,10 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     state.began = 0;
     clock.reset();
     if (world.rank() != 0) return;
-    if (code == ExitCode::done)
-      write_done(stage, state);
-    else
-      write_started(stage, state);
+    if (code == ExitCode::done) return write_done(stage, state);
+    // A full disk costs an interrupted attempt its seconds, not its exit code.
+    const mpi::Outcome written = mpi::attempt([&] { write_started(stage, state); });
+    if (!written.message.empty()) log::warning(written.message);
   });
   return code;
 }

@@ -12,6 +12,7 @@
 #include "orchestrator/signals.hpp"
 #include "orchestrator/stage_data.hpp"
 #include "orchestrator/stage_output.hpp"
+#include "orchestrator/stage_saves.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/trainer.hpp"
 
@@ -151,7 +152,9 @@ class StepLoop {
         trainer_(trainer),
         data_(data),
         state_(state),
-        channel_(world) {
+        channel_(world),
+        saves_(world, run, stage, trainer.step(),
+               [this](std::int64_t step) { reporter_->event("checkpoint", step); }) {
     if (world.rank() != 0) return;
     coordinator_.emplace(coordinator_config(world, run, work_, trainer, data.held_out != nullptr));
     reporter_.emplace(run, stage, world, style);
@@ -168,11 +171,15 @@ class StepLoop {
       ControlMessage ahead = receive();
       if (!std::holds_alternative<Stop>(ahead)) post();
       if (!held_) std::visit([this](const auto& message) { carry_out(message); }, current);
+      saves_.poll();
       current = std::move(ahead);
     }
     digest(channel_.drain());
+    saves_.finish();
     return std::get<Stop>(current);
   }
+  // Why the newest state could not be saved; empty: it is.
+  const std::string& save_problem() const { return saves_.problem(); }
 
  private:
   void post() {
@@ -209,12 +216,10 @@ class StepLoop {
     if (reporter_) reporter_->peak(static_cast<double>(megaflops) * 1e6);
     peak_is_known_ = true;
   }
-  void carry_out(const Save& save) {
-    trainer_.save(stage_.checkpoints(), run_.keep_last);
-    if (reporter_) reporter_->event("checkpoint", save.step);
-  }
+  void carry_out(const Save&) { saves_.begin(trainer_); }
   void carry_out(const Evaluate& evaluate) {
     const double loss = trainer_.held_out_loss(*data_.held_out, work_.held_out_micro_batches);
+    saves_.held_out(evaluate.step, loss);
     if (evaluate.step == work_.steps) state_.held_out_after = loss;
     if (reporter_) reporter_->held_out(evaluate.step, loss);
     if (evaluate.step != 0) return;
@@ -236,6 +241,7 @@ class StepLoop {
   bool held_ = false;  // after a non-finite step nothing is carried out until Stop
   std::optional<Coordinator> coordinator_;  // rank 0
   std::optional<Reporter> reporter_;        // rank 0
+  StageSaves saves_;
 };
 
 }  // namespace
@@ -252,13 +258,20 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
               (world.size() == 1 ? " rank on " : " ranks on ") + trainer.backend().name());
   log::info("stage " + stage.name + ": memory of a rank " + to_string(trainer.memory_plan()));
   load_state(world, run, stage, trainer);
-  const Stop stop = StepLoop(world, run, stage, trainer, data, progress, state).run();
+  StepLoop loop(world, run, stage, trainer, data, progress, state);
+  const Stop stop = loop.run();
+  const std::string where = "stage " + stage.name + ": ";
   switch (stop.reason) {
     case Stop::Reason::done:
+      if (!loop.save_problem().empty())
+        throw AgreedError(ExitCode::environment,
+                          where + "the final state could not be saved: " + loop.save_problem() +
+                              "; nothing is lost: make room and run the same command");
       return ExitCode::done;
     case Stop::Reason::interrupted:
-      log::info("stage " + stage.name + ": stopped and saved after step " +
-                std::to_string(stop.step) + "; run the same command to go on");
+      log::info(where +
+                (loop.save_problem().empty() ? "stopped and saved" : "stopped, but not saved,") +
+                " after step " + std::to_string(stop.step) + "; run the same command to go on");
       return ExitCode::requeue;
     case Stop::Reason::not_finite:
       break;

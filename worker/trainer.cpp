@@ -300,9 +300,19 @@ checkpoint::Meta Trainer::Impl::meta() const {
   return meta;
 }
 
+void Trainer::begin_save(checkpoint::BackgroundSave& save,
+                         std::optional<double> held_out_loss) const {
+  save.begin([&](checkpoint::Snapshot& snapshot) {
+    impl_->optimizer.copy_state(snapshot);
+    snapshot.meta = impl_->meta();
+    snapshot.meta.held_out_loss = held_out_loss;
+  });
+}
+
 void Trainer::save(const std::filesystem::path& root, int keep_last) const {
-  const auto state = impl_->optimizer.snapshot();
-  checkpoint::save(impl_->world, root, state.tensors, state.pieces, impl_->meta(), keep_last);
+  checkpoint::BackgroundSave save(impl_->world, root, {.last = keep_last});
+  begin_save(save, std::nullopt);
+  checkpoint::throw_if_failed(impl_->world, *save.finish());
 }
 
 }  // namespace demist

@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/mpi.hpp"
 #include "data/source.hpp"
+#include "worker/checkpoint/background_save.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/config.hpp"
 #include "worker/device.hpp"
@@ -76,7 +78,10 @@ class Trainer {
   StepReport run_step();
   // Mean loss over micro-batches (0, 0..count) of a held-out source, dropout off. Collective.
   double held_out_loss(const data::Source& source, std::int32_t count);
-  void save(const std::filesystem::path& root, int keep_last) const;   // collective
+  // Copies the state aside and begins to write it. Collective. REQUIRES: !save.in_flight().
+  // `held_out_loss` is this state's, where it was measured.
+  void begin_save(checkpoint::BackgroundSave& save, std::optional<double> held_out_loss) const;
+  void save(const std::filesystem::path& root, int keep_last) const;   // and waits; collective
   const MemoryPlan& memory_plan() const;                               // of this rank
   std::size_t planned_bytes() const { return memory_plan().total(); }  // all of it
 

@@ -11,6 +11,7 @@ namespace demist::cli {
 int run_recipe(const Arguments& arguments, const mpi::Comm& world);
 int train(const Arguments& arguments, const mpi::Comm& world);
 int corpus(const Arguments& arguments, const mpi::Comm& world);
+int checkpoints(const Arguments& arguments, const mpi::Comm& world);
 int tokenizer(const Arguments& arguments, const mpi::Comm& world);
 int generate(const Arguments& arguments, const mpi::Comm& world);
 int evaluate(const Arguments& arguments, const mpi::Comm& world);

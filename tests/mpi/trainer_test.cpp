@@ -12,27 +12,12 @@
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
+#include "tests/support/tiny_trainer.hpp"
 
 namespace demist {
 namespace {
 
-TrainerConfig tiny() {
-  TrainerConfig config;
-  config.stage = "test";
-  config.model.layers = 1;
-  config.model.hidden = 32;
-  config.model.ffn = 64;
-  config.model.heads = 2;
-  config.model.vocab = 61;
-  config.model.positions = 40;
-  config.optimizer.schedule = {ScheduleKind::constant, 1e-3, 0, 0, 20};
-  config.compute = DType::f32;
-  config.recipe_hash = "recipe";
-  config.tokenizer_hash = "tokenizer";
-  config.data_hash = "data";
-  config.noise_json = "{}";
-  return config;
-}
+TrainerConfig tiny() { return test::tiny_trainer(); }
 
 StepReport one_step(Trainer& trainer, int groups) {
   trainer.announce({trainer.step(), {0, 1 % groups}});

@@ -230,17 +230,44 @@ TEST(Config, SetRefusesWhatItDoesNotKnow) {
 
 TEST(Config, HashIgnoresWhatChangesNoResult) {
   const RunConfig run = parse(kRecipe);
-  const RunConfig moved =
-      parse(kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2",
-                      "run_dir=/tmp/other", "parallel.recompute=LAYER", "checkpoint.every_steps=3",
-                      "stages.score.decoding.max_tokens=99", "stages.score.samples=1",
-                      "stages.mlm.evaluate.every_steps=5"});
+  const RunConfig moved = parse(
+      kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
+                "parallel.recompute=LAYER", "checkpoint.every_steps=3", "checkpoint.keep_last=4",
+                "checkpoint.keep_every_steps=6", "stages.score.decoding.max_tokens=99",
+                "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
   EXPECT_EQ(run.hash, moved.hash);
   for (const StageConfig& stage : run.stages)
     EXPECT_EQ(stage.hash, moved.stage(stage.name).hash) << stage.name;
   EXPECT_EQ(run.hash, parse_recipe(kRecipe, "/elsewhere/r.textproto").hash);
   EXPECT_EQ(run.hash, parse("# comment\n" + kRecipe, {"seed=1"}).hash);  // a default, spelled out
   EXPECT_NE(run.hash, parse(kRecipe, {"seed=2"}).hash);
+}
+
+TEST(Config, RulesOfWhatIsKept) {
+  const checkpoint::Retention usual = parse(kRecipe).keep;
+  EXPECT_EQ(std::tuple(usual.last, usual.every, usual.best), std::tuple(2, 0, 0));
+  const std::vector<std::string> best{"checkpoint.every_steps=20", "checkpoint.keep_best=3",
+                                      "stages.mlm.evaluate.every_steps=30",
+                                      "stages.mlm.held_out=train"};
+  const auto also = [&](const std::string& assignment) {
+    std::vector<std::string> all = best;
+    all.push_back(assignment);
+    return all;
+  };
+  const checkpoint::Retention rule = parse(kRecipe, also("checkpoint.keep_every_steps=40")).keep;
+  EXPECT_EQ(std::tuple(rule.last, rule.every, rule.best), std::tuple(2, 40, 3));
+  EXPECT_HAS(error_of(kRecipe, {"checkpoint.keep_last=-1"}), "keep_last: is -1");
+  EXPECT_HAS(error_of(kRecipe, {"checkpoint.keep_best=-1"}), "keep_best: is -1");
+  EXPECT_HAS(error_of(kRecipe, {"checkpoint.keep_every_steps=40"}), "no multiple of every_steps");
+  EXPECT_HAS(error_of(kRecipe, also("checkpoint.keep_every_steps=30")),
+             "30 is no multiple of every_steps = 20");
+  EXPECT_HAS(error_of(kRecipe, also("checkpoint.keep_last=0")), "0 keeps all");
+  const char* incomparable = "keep_best: has nothing to compare";
+  EXPECT_HAS(error_of(kRecipe, {"checkpoint.keep_best=1"}), incomparable);
+  EXPECT_HAS(error_of(kRecipe, also("stages.mlm.evaluate.every_steps=0")), incomparable);
+  EXPECT_HAS(error_of(kRecipe, also("checkpoint.every_steps=0")), incomparable);
+  EXPECT_HAS(error_of(kRecipe, also("stages.mlm.steps=60")), incomparable);  // they meet at 60
+  EXPECT_HAS(error_of(kRecipe, also("stages.mlm.held_out=\"\"")), incomparable);
 }
 
 TEST(Config, StageHashFollowsOnlyWhatTheStageUses) {

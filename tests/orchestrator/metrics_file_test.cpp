@@ -2,8 +2,10 @@
 #include "orchestrator/metrics_file.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
@@ -61,6 +63,27 @@ TEST(Metrics, FileIsAppendedTo) {
   MetricsFile(path).write("{\"a\":1}");
   EXPECT_EQ(read_file(path), "{}\n{\"a\":1}\n");
   EXPECT_THROW(MetricsFile("/no/such/folder/m.jsonl"), EnvironmentError);
+}
+
+// A file-size limit stands for the full disk. No line is lost, none is cut.
+TEST(Metrics, LinesWaitWhileTheDiskIsFull) {
+  const test::TemporaryFolder folder;
+  const fs::path path = folder.path() / "metrics.jsonl";
+  MetricsFile file(path);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 10, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  file.write("first");
+  file.write("second");
+  file.write("third");
+  const std::string meanwhile = read_file(path);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(meanwhile, "first\n");
+  file.write("fourth");
+  EXPECT_EQ(read_file(path), "first\nsecond\nthird\nfourth\n");
 }
 
 }  // namespace

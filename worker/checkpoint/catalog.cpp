@@ -17,10 +17,19 @@ namespace {
 
 constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp", kReplaced = ".old";
 
-std::optional<Entry> entry_of(const fs::path& path) {
-  const std::string name = path.filename().string();
-  if (!name.starts_with(kPrefix)) return {};
-  Entry entry{.path = path};
+}  // namespace
+
+std::string directory_name(std::int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%08lld", static_cast<long long>(step));
+  return name;
+}
+
+std::optional<Entry> entry_at(const fs::path& directory) {
+  std::error_code absent;
+  const std::string name = directory.filename().string();
+  if (!name.starts_with(kPrefix) || !fs::is_directory(directory, absent)) return {};
+  Entry entry{.path = directory};
   const char* end = name.data() + name.size();
   const auto [rest, error] = std::from_chars(name.data() + kPrefix.size(), end, entry.step);
   if (error != std::errc() || entry.step < 0) return {};
@@ -30,21 +39,12 @@ std::optional<Entry> entry_of(const fs::path& path) {
   return entry;
 }
 
-}  // namespace
-
-std::string directory_name(std::int64_t step) {
-  char name[32];
-  std::snprintf(name, sizeof name, "step-%08lld", static_cast<long long>(step));
-  return name;
-}
-
 std::vector<Entry> list_entries(const fs::path& root) {
   std::vector<Entry> entries;
   std::error_code error;
   if (!fs::is_directory(root, error)) return entries;
   for (const fs::directory_entry& item : fs::directory_iterator(root))
-    if (const auto entry = entry_of(item.path()); entry && item.is_directory())
-      entries.push_back(*entry);
+    if (const auto entry = entry_at(item.path())) entries.push_back(*entry);
   std::ranges::sort(entries, [](const Entry& a, const Entry& b) {
     return std::tuple(b.step, a.replaced) < std::tuple(a.step, b.replaced);
   });
@@ -63,21 +63,20 @@ void publish(const fs::path& temporary, const fs::path& final_path) {
   fs::remove_all(old);
 }
 
-void prune(const fs::path& root, const fs::path& written, int keep_last) {
+void remove_entry(const Entry& entry) {
+  const fs::path leftover = entry.path.string() + std::string(kTemporary);
+  fs::remove_all(leftover);
+  fs::rename(entry.path, leftover);
+  fs::remove_all(leftover);
+}
+
+void remove_leftovers(const fs::path& root) {
   for (const fs::directory_entry& item : fs::directory_iterator(root)) {
     const std::string name = item.path().filename().string();
     if (name.starts_with(kPrefix) && name.ends_with(kTemporary)) fs::remove_all(item.path());
   }
-  int kept = 0;
-  for (const Entry& entry : list_entries(root)) {
-    const bool is_new = entry.path.filename() == written.filename();
-    const bool superfluous = entry.replaced ? fs::exists(root / directory_name(entry.step))
-                                            : keep_last > 0 && kept >= keep_last;
-    if (superfluous && !is_new)
-      fs::remove_all(entry.path);
-    else
-      ++kept;
-  }
+  for (const Entry& entry : list_entries(root))
+    if (entry.replaced && fs::exists(root / directory_name(entry.step))) remove_entry(entry);
 }
 
 namespace {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,18 @@ struct Entry {
   bool replaced = false;  // step-XXXXXXXX.old: a save of the same step was cut between two renames
   fs::path path;
 };
+// What the name of a directory says; empty when it is no checkpoint's.
+std::optional<Entry> entry_at(const fs::path& directory);
 // Directories that may be checkpoints, newest first; temporary ones are left out.
 std::vector<Entry> list_entries(const fs::path& root);
 
 // Puts the finished directory `temporary` in the place of `final_path`, which may exist.
 void publish(const fs::path& temporary, const fs::path& final_path);
-// Removes all but the newest `keep_last` (0: keeps all) and `written`, and leftovers of cut saves.
-void prune(const fs::path& root, const fs::path& written, int keep_last);
+
+// Removes one checkpoint: whenever that is cut short, what is left is no checkpoint.
+void remove_entry(const Entry& entry);
+// Removes what cut saves and removals have left. REQUIRES: no save is under way in `root`.
+void remove_leftovers(const fs::path& root);
 
 // Runs body; what readers and std::filesystem throw becomes a CheckpointError.
 template <class Body>

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/mpi.hpp"
+#include "core/tensor.hpp"
 
 namespace demist::checkpoint {
 
@@ -50,13 +51,23 @@ struct Meta {
   std::string model_json;  // architecture (worker::ModelConfig as JSON)
   std::string recipe_hash, tokenizer_hash, data_hash;
   std::string state_json;  // what the trainer needs besides: scales, counters, noise settings
+  std::optional<double> held_out_loss = {};  // of this state; empty: was not measured
+};
+
+// What a save writes: one rank's pieces, and what all ranks say alike. The pieces point into memory
+// that stays as it is until the save is done: the state itself, or `copies` of it.
+struct Snapshot {
+  std::vector<LogicalTensor> tensors;
+  std::vector<Piece> pieces;
+  Meta meta;
+  std::vector<Buffer<float>> copies;
 };
 
 // Collective. Each rank writes its pieces to one HDF5 file in <root>/step-XXXXXXXX.tmp, syncs;
 // ranks agree; rank 0 writes MANIFEST.json with the checksums, renames the directory, updates
 // LATEST, and prunes to the newest `keep_last` (0: keep all). Tensors and meta must be equal on all
 // ranks; a rank may hold no pieces. Any failure throws on all ranks and leaves older checkpoints
-// untouched. One save at a time in a root.
+// untouched. One save at a time in a root. Waits for the disk: see BackgroundSave.
 void save(const mpi::Comm& comm, const fs::path& root, const std::vector<LogicalTensor>& tensors,
           std::span<const Piece> pieces, const Meta& meta, int keep_last);
 

@@ -2,19 +2,57 @@
 #include "worker/checkpoint/data_file.hpp"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 
 namespace demist::checkpoint {
+namespace {
+
+[[noreturn]] void fail_in_memory(const char* verb) {
+  throw EnvironmentError(
+      std::string("cannot ") + verb +
+      " a file in memory for the tables of a checkpoint: " + std::strerror(errno));
+}
+
+}  // namespace
+
+SparseFile::SparseFile() : fd_(::memfd_create("demist-checkpoint", MFD_CLOEXEC)) {
+  if (fd_ < 0) fail_in_memory("make");
+}
+
+SparseFile::~SparseFile() { ::close(fd_); }
+
+std::uint64_t SparseFile::size() const {
+  const off_t end = ::lseek(fd_, 0, SEEK_END);
+  if (end < 0) fail_in_memory("measure");
+  return static_cast<std::uint64_t>(end);
+}
+
+void SparseFile::for_each_part(
+    const std::function<void(std::uint64_t, std::span<const std::byte>)>& visit) const {
+  std::vector<std::byte> bytes;
+  off_t end = 0;
+  for (;;) {
+    const off_t begin = ::lseek(fd_, end, SEEK_DATA);
+    if (begin < 0 && errno == ENXIO) return;  // a hole until the end
+    end = begin < 0 ? begin : ::lseek(fd_, begin, SEEK_HOLE);
+    if (begin < 0 || end < 0) fail_in_memory("search");
+    bytes.resize(static_cast<std::size_t>(end - begin));
+    if (::pread(fd_, bytes.data(), bytes.size(), begin) != end - begin) fail_in_memory("read");
+    visit(static_cast<std::uint64_t>(begin), bytes);
+  }
+}
 
 DataFile::DataFile(const std::filesystem::path& path)
-    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CLOEXEC)) {
+    : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {
   if (fd_ < 0) fail("open", 0);
 }
 
@@ -32,12 +70,13 @@ void DataFile::fail(const char* verb, std::uint64_t bytes) const {
 void DataFile::reserve(std::uint64_t bytes) {
   if (bytes == 0) return;
   // Not posix_fallocate: where the file system cannot, that would write every block.
-  if (::fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP &&
-      errno != ENOSYS)
-    fail("reserve", bytes);
+  if (::fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0) return;
+  const bool unsupported = errno == EOPNOTSUPP || errno == ENOSYS;
+  if (!unsupported || ::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) fail("reserve", bytes);
 }
 
 void DataFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+  const std::uint64_t first = offset, count = bytes.size();
   while (!bytes.empty()) {
     const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
@@ -45,10 +84,26 @@ void DataFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) 
     offset += static_cast<std::uint64_t>(n);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
+  // Else a large file would wait in memory until sync(), and the disk with it. Speed only.
+  constexpr std::uint64_t worth_a_call = std::uint64_t{1} << 20;
+  if (count < worth_a_call) return;
+  (void)::sync_file_range(fd_, static_cast<off_t>(first), static_cast<off_t>(count),
+                          SYNC_FILE_RANGE_WRITE);
 }
 
 void DataFile::sync() {
   if (::fsync(fd_) != 0) fail("sync", 0);
+}
+
+void DataFile::read_at(std::uint64_t offset, std::span<std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0) errno = EIO;  // shorter than it was written
+    if (n <= 0) fail("read back", bytes.size());
+    offset += static_cast<std::uint64_t>(n);
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
 }
 
 }  // namespace demist::checkpoint

@@ -1,27 +1,51 @@
-// Writes values into datasets that HDF5 has laid out. HDF5 1.10 crashes at exit after a file that
-// it could not finish for lack of space, so the bytes that can run out of space go around it.
+// The files of a checkpoint as the disk sees them. HDF5 1.10 crashes at exit after a file that it
+// could not finish for lack of space, so HDF5 lays a file out in memory and only this writes it.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 
 namespace demist::checkpoint {
 
-// An existing file, open for writing. Every failure throws EnvironmentError naming the path.
+// A file without a disk, for HDF5 to write tables into: what is left out takes no memory.
+class SparseFile {
+ public:
+  SparseFile();  // throws EnvironmentError
+  SparseFile(const SparseFile&) = delete;
+  SparseFile& operator=(const SparseFile&) = delete;
+  ~SparseFile();
+
+  int descriptor() const { return fd_; }
+  std::uint64_t size() const;
+  // Calls visit(offset, bytes) for all that was written, in rising order.
+  void for_each_part(
+      const std::function<void(std::uint64_t, std::span<const std::byte>)>& visit) const;
+
+ private:
+  int fd_;
+};
+
+// An existing file, open for writing and reading back. Every failure throws EnvironmentError naming
+// the path.
 class DataFile {
  public:
   explicit DataFile(const std::filesystem::path& path);
   DataFile(const DataFile&) = delete;
   DataFile& operator=(const DataFile&) = delete;
   ~DataFile();
-  // Takes the disk blocks of the whole file now, where the file system can: a full disk or a quota
-  // is found before anything is written.
+
+  // Gives the file its size, and where the file system can takes all its disk blocks now: a full
+  // disk or a quota is found before anything is written.
   void reserve(std::uint64_t bytes);
+  // Returns when the bytes are the system's; with many, the disk begins at once.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  // Returns when they are on the disk.
   void sync();
+  void read_at(std::uint64_t offset, std::span<std::byte> bytes) const;
 
  private:
   [[noreturn]] void fail(const char* verb, std::uint64_t bytes) const;

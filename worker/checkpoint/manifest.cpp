@@ -123,6 +123,18 @@ StoredFile file_from(const json& value) {
   return file;
 }
 
+json to_json(const Meta& meta) {
+  json value = {{"step", meta.step},
+                {"stage", meta.stage},
+                {"model", meta.model_json},
+                {"recipe_hash", meta.recipe_hash},
+                {"tokenizer_hash", meta.tokenizer_hash},
+                {"data_hash", meta.data_hash},
+                {"state", meta.state_json}};
+  if (meta.held_out_loss) value["held_out_loss"] = *meta.held_out_loss;
+  return value;
+}
+
 Meta meta_from(const json& value) {
   Meta meta;
   meta.step = integer(value.at("step"), kMostValues, "step");
@@ -132,6 +144,7 @@ Meta meta_from(const json& value) {
   meta.tokenizer_hash = value.at("tokenizer_hash");
   meta.data_hash = value.at("data_hash");
   meta.state_json = value.at("state");
+  if (value.contains("held_out_loss")) meta.held_out_loss = value.at("held_out_loss").get<double>();
   return meta;
 }
 
@@ -183,7 +196,6 @@ const char* name_of(Kind kind) {
 }
 
 std::string to_text(const Manifest& manifest) {
-  const Meta& meta = manifest.meta;
   json tensors = json::array(), files = json::array(), blocks = json::array();
   for (const LogicalTensor& t : manifest.tensors)
     tensors.push_back({{"name", t.name}, {"rows", t.rows}, {"cols", t.cols}});
@@ -191,14 +203,7 @@ std::string to_text(const Manifest& manifest) {
     files.push_back({{"name", f.name}, {"bytes", f.bytes}});
   for (const Block& block : manifest.blocks) blocks.push_back(to_json(block));
   const json value = {{"format", kFormat},
-                      {"meta",
-                       {{"step", meta.step},
-                        {"stage", meta.stage},
-                        {"model", meta.model_json},
-                        {"recipe_hash", meta.recipe_hash},
-                        {"tokenizer_hash", meta.tokenizer_hash},
-                        {"data_hash", meta.data_hash},
-                        {"state", meta.state_json}}},
+                      {"meta", to_json(manifest.meta)},
                       {"tensors", std::move(tensors)},
                       {"files", std::move(files)},
                       {"blocks", std::move(blocks)}};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpoint/writer.hpp"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -18,12 +20,17 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "values are stored as they lie in memory");
 
+void refuse_if_stopped(const std::stop_token& stop) {
+  if (stop.stop_requested()) throw EnvironmentError("the save was given up");
+}
+
 // Writes values end to end from `offset` in whole chunks, so that a column split's short rows cost
 // a copy and not a call, and every chunk is hashed once.
 class ChunkWriter {
  public:
-  ChunkWriter(DataFile& file, std::uint64_t offset)
-      : file_(file), offset_(offset), buffer_(static_cast<std::size_t>(kChunk)) {}
+  ChunkWriter(DataFile& file, std::uint64_t offset, std::span<float> buffer,
+              const std::stop_token& stop)
+      : file_(file), offset_(offset), buffer_(buffer), stop_(stop) {}
 
   void append(std::span<const float> values) {
     while (!values.empty()) {
@@ -47,10 +54,11 @@ class ChunkWriter {
 
  private:
   void flush() {
-    put(std::span<const float>(buffer_).first(used_));
+    put(buffer_.first(used_));
     used_ = 0;
   }
   void put(std::span<const float> chunk) {
+    refuse_if_stopped(stop_);
     file_.write_at(offset_, std::as_bytes(chunk));
     offset_ += chunk.size_bytes();
     checksums_.push_back(xxh3_64(std::as_bytes(chunk)));
@@ -58,7 +66,8 @@ class ChunkWriter {
 
   DataFile& file_;
   std::uint64_t offset_;
-  std::vector<float> buffer_;
+  const std::span<float> buffer_;
+  const std::stop_token& stop_;
   std::size_t used_ = 0;
   std::vector<std::uint64_t> checksums_;
 };
@@ -70,11 +79,29 @@ std::vector<std::int64_t> flat(const std::vector<Stripe>& stripes) {
   return numbers;
 }
 
-// Makes the HDF5 file with room for every block; the values are not in it yet.
-std::vector<Block> lay_out(const fs::path& path, const WriterId& id,
+// The limit holds for HDF5's tables in memory too, where a refused write is not survived.
+void refuse_if_too_large(const fs::path& path, const std::vector<PlannedBlock>& blocks) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+  std::uint64_t values = 0;
+  std::size_t stripes = 0;
+  for (const PlannedBlock& block : blocks) {
+    values += static_cast<std::uint64_t>(block.count);
+    stripes += block.stripes.size();
+  }
+  const std::uint64_t bytes = bytes_for(values, blocks.size(), stripes);
+  if (bytes > limit.rlim_cur)
+    throw EnvironmentError(path.string() + ": needs " + format_bytes(bytes) +
+                           ", and files are limited to " + format_bytes(limit.rlim_cur) +
+                           "; raise the limit (ulimit -f) or use more ranks");
+}
+
+// Makes an empty file at `path` and, in `tables`, the HDF5 file that it is to become, with room for
+// every block.
+std::vector<Block> lay_out(const fs::path& path, const SparseFile& tables, const WriterId& id,
                            const std::vector<LogicalTensor>& tensors,
                            const std::vector<PlannedBlock>& planned) {
-  h5::File file = h5::File::create(path);
+  h5::File file = h5::File::create_elsewhere(path, tables.descriptor());
   file.set_attribute("/", "format", std::string(kFormat));
   file.set_attribute("/", "step", static_cast<std::uint64_t>(id.step));
   file.set_attribute("/", "writer", static_cast<std::uint64_t>(id.rank));
@@ -96,16 +123,32 @@ std::vector<Block> lay_out(const fs::path& path, const WriterId& id,
   return blocks;
 }
 
-void check_file(const fs::path& path, const std::vector<Block>& blocks) {
-  const MappedFile map(path);
-  for (const Block& block : blocks)
-    for (std::size_t chunk = 0; chunk < block.checksums.size(); ++chunk)
-      if (!chunk_intact(map.bytes(), block, chunk))
-        throw CheckpointError(path.string() +
-                              ": reading back gives other bytes than were written; check the disk");
+void check_file(const DataFile& file, const fs::path& path, const std::vector<Block>& blocks,
+                std::span<float> buffer, const std::stop_token& stop) {
+  for (const Block& block : blocks) {
+    std::uint64_t offset = block.offset;
+    std::int64_t left = block.count;
+    for (const std::uint64_t checksum : block.checksums) {
+      refuse_if_stopped(stop);
+      const auto chunk =
+          std::as_writable_bytes(buffer.first(static_cast<std::size_t>(std::min(kChunk, left))));
+      file.read_at(offset, chunk);
+      if (xxh3_64(chunk) != checksum)
+        throw EnvironmentError(
+            path.string() + ": reading back gives other bytes than were written; check the disk");
+      offset += chunk.size();
+      left -= kChunk;
+    }
+  }
 }
 
 }  // namespace
+
+std::uint64_t bytes_for(std::uint64_t values, std::size_t datasets, std::size_t pieces) {
+  // HDF5's own tables: a header, a link and a stripe table for each dataset, generously.
+  constexpr std::uint64_t per_dataset = 8192, per_file = std::uint64_t{1} << 20;
+  return per_file + values * sizeof(float) + datasets * per_dataset + pieces * sizeof(Stripe);
+}
 
 std::vector<PlannedBlock> plan_blocks(const std::vector<LogicalTensor>& tensors,
                                       std::span<const Piece> pieces) {
@@ -149,25 +192,29 @@ std::vector<PlannedBlock> plan_blocks(const std::vector<LogicalTensor>& tensors,
 }
 
 Part write_part(const fs::path& folder, const WriterId& id,
-                const std::vector<LogicalTensor>& tensors,
-                const std::vector<PlannedBlock>& blocks) {
+                const std::vector<LogicalTensor>& tensors, const std::vector<PlannedBlock>& blocks,
+                const std::stop_token& stop) {
   if (blocks.empty()) return {};
   std::array<char, 24> name{};
   std::snprintf(name.data(), name.size(), "w%04d.h5", id.rank);
   Part part;
   part.file.name = name.data();
   const fs::path path = folder / part.file.name;
-  part.blocks = lay_out(path, id, tensors, blocks);
-  part.file.bytes = fs::file_size(path);
+  refuse_if_too_large(path, blocks);
+  const SparseFile tables;
+  part.blocks = lay_out(path, tables, id, tensors, blocks);
+  part.file.bytes = tables.size();
   DataFile file(path);
   file.reserve(part.file.bytes);
+  tables.for_each_part([&](std::uint64_t offset, auto bytes) { file.write_at(offset, bytes); });
+  std::vector<float> buffer(static_cast<std::size_t>(kChunk));
   for (std::size_t b = 0; b < blocks.size(); ++b) {
-    ChunkWriter writer(file, part.blocks[b].offset);
+    ChunkWriter writer(file, part.blocks[b].offset, buffer, stop);
     for (const std::span<const float> piece : blocks[b].pieces) writer.append(piece);
     part.blocks[b].checksums = writer.finish();
   }
   file.sync();
-  check_file(path, part.blocks);
+  check_file(file, path, part.blocks, buffer, stop);
   return part;
 }
 

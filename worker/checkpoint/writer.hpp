@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <stop_token>
 #include <vector>
 
 #include "worker/checkpoint/manifest.hpp"
@@ -24,13 +25,17 @@ struct PlannedBlock {
 std::vector<PlannedBlock> plan_blocks(const std::vector<LogicalTensor>& tensors,
                                       std::span<const Piece> pieces);
 
+// Bytes of a file with so many values in so many datasets, made of so many pieces, at most.
+std::uint64_t bytes_for(std::uint64_t values, std::size_t datasets, std::size_t pieces);
+
 struct WriterId {
   int rank = 0, ranks = 1;
   std::int64_t step = 0;
 };
 // Writes <folder>/w<rank>.h5, syncs it, and compares what the file now holds with the checksums of
-// what was written. Writes nothing when there are no blocks.
+// what was written. Writes nothing when there are no blocks. Ends early, with an error, on `stop`.
 Part write_part(const fs::path& folder, const WriterId& id,
-                const std::vector<LogicalTensor>& tensors, const std::vector<PlannedBlock>& blocks);
+                const std::vector<LogicalTensor>& tensors, const std::vector<PlannedBlock>& blocks,
+                const std::stop_token& stop = {});
 
 }  // namespace demist::checkpoint

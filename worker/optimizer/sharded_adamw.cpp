@@ -2,7 +2,6 @@
 #include "worker/optimizer/sharded_adamw.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -138,31 +137,34 @@ void ShardedAdamW::publish() {
   });
 }
 
-ShardedAdamW::Snapshot ShardedAdamW::snapshot() const {
-  using checkpoint::Kind;
-  Snapshot result;
-  for (const Parameter& p : table_.parameters()) result.tensors.push_back({p.name, p.rows, p.cols});
-  const auto on_host = [&](const Buffer<float>& buffer) {
-    if (backend_.on_host()) return buffer.span();
-    result.copies.emplace_back(buffer.size());
-    backend_.download(result.copies.back().data(), buffer.data(), buffer.bytes());
-    return std::span<const float>(result.copies.back().span());
-  };
-  const std::array<std::pair<Kind, std::span<const float>>, 3> kinds = {
-      std::pair{Kind::parameter, on_host(master_)}, std::pair{Kind::adam_m, on_host(m_)},
-      std::pair{Kind::adam_v, on_host(v_)}};
+void ShardedAdamW::copy_state(checkpoint::Snapshot& snapshot) const {
+  if (snapshot.copies.empty()) lay_out(snapshot);
+  std::size_t i = 0;
+  for (const Buffer<float>* buffer : {&master_, &m_, &v_})
+    backend_.download(snapshot.copies[i++].data(), buffer->data(), buffer->bytes());
+}
+
+// Buffers for the three values of an element, and what lies where in them.
+void ShardedAdamW::lay_out(checkpoint::Snapshot& snapshot) const {
+  const std::size_t size = master_.size();
+  for (std::size_t i = 0; i < std::size(checkpoint::kKinds); ++i)
+    snapshot.copies.emplace_back(size);
+  for (const Parameter& p : table_.parameters())
+    snapshot.tensors.push_back({p.name, p.rows, p.cols});
   for (const Segment& s : segments_) {
     // Replicated tensors are the same on every tensor-parallel rank: the first one saves them.
     if (s.parameter->split == Split::none && groups_.layout.tensor_rank != 0) continue;
     const auto index = static_cast<std::size_t>(s.parameter - table_.parameters().data());
     for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
-      for (const auto& [kind, values] : kinds)
-        result.pieces.push_back(
+      for (const checkpoint::Kind kind : checkpoint::kKinds) {
+        const std::span<const float> values =
+            snapshot.copies[static_cast<std::size_t>(kind)].span();
+        snapshot.pieces.push_back(
             {index, kind, run.logical,
              values.subspan(static_cast<std::size_t>(s.at + run.arena - s.begin),
                             static_cast<std::size_t>(run.count))});
+      }
   }
-  return result;
 }
 
 // Squares are summed in tiles at fixed places of the arena and the tiles added exactly, so the norm

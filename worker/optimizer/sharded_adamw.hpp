@@ -31,14 +31,9 @@ class ShardedAdamW {
   void read(const checkpoint::Checkpoint& from, bool with_moments);  // throws CheckpointError
   // Rounds the masters into the working copy of all ranks. Collective.
   void publish();
-  // This shard as a checkpoint takes it: pieces of the logical tensors that they index. In host
-  // memory they point at the live state, else at copies.
-  struct Snapshot {
-    std::vector<checkpoint::LogicalTensor> tensors;
-    std::vector<checkpoint::Piece> pieces;
-    std::vector<Buffer<float>> copies;
-  };
-  Snapshot snapshot() const;
+  // Copies this shard into `snapshot`: its tensors and pieces, made on the first call, and the
+  // values, on every call. `snapshot` then belongs to this object.
+  void copy_state(checkpoint::Snapshot& snapshot) const;
 
   // Global norm of the gradient whose shard is given, before division by the normalizer.
   // Collective.
@@ -58,6 +53,7 @@ class ShardedAdamW {
   template <class Fill>
   void fill_from_host(Buffer<float>& buffer, const Segment& segment, Fill&& fill);
   void zero_moments();
+  void lay_out(checkpoint::Snapshot& snapshot) const;
   template <class Body>
   void refresh_working_copy(Body&& body);
   void gather_working_copy(const Bucket& bucket);
