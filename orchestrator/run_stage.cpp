@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/run_stage.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
 
 #include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
-#include "core/parallel_for.hpp"
 #include "data/corpus.hpp"
+#include "orchestrator/cores.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/run_plan.hpp"
@@ -60,18 +58,6 @@ std::string build_corpora(const mpi::Comm& world, const RunConfig& run) {
   return sha256_hex(hashes);
 }
 
-int usable_cores() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  return sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
-}
-
-void set_threads(const mpi::Comm& world, const RunConfig& run) {
-  const mpi::Comm node = world.split_node();
-  const int threads = run.threads > 0 ? run.threads : std::max(1, usable_cores() / node.size());
-  use_threads(threads, node.rank(), node.size());
-}
-
 void open_log(const mpi::Comm& world, const fs::path& run_dir) {
   const fs::path folder = run_dir / "logs";
   fs::create_directories(folder);
@@ -117,7 +103,7 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
 
   ExitCode code = ExitCode::done;
   state.output = state.key;
-  set_threads(world, run);
+  use_share_of_cores(world, run.threads);
   if (const auto* work = std::get_if<PrepareStage>(&stage.work))
     mpi::together(world, "prepare", [&] {
       if (world.rank() == 0) state.output = prepare(*work);
