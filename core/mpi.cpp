@@ -148,9 +148,27 @@ bool Comm::has_message(int from, int tag) const {
   return waiting != 0;
 }
 
+namespace {
+
+// Open MPI would end the process with a page of text.
+void refuse_srun_without_mpi() {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (tasks != nullptr && std::string(tasks) != "1" && !launched_by_mpi())
+    throw EnvironmentError(std::string("srun started ") + tasks +
+                           " tasks that do not know of each other; use srun --mpi=pmix, of the "
+                           "PMIx that Open MPI was built with (srun --mpi=list, ompi_info)");
+}
+
+}  // namespace
+
 Session::Session(int* argc, char*** argv) {
-  // A singleton asks for a daemon that bare machines lack.
-  if (!launched_by_mpi()) ::setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  refuse_srun_without_mpi();
+  if (!launched_by_mpi()) {
+    // A singleton asks for a daemon that bare machines lack,
+    ::setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    // and in a shell that srun started, for a PMIx that is not meant for it.
+    ::unsetenv("SLURM_STEP_ID");
+  }
   // Open MPI looks at the machine with hwloc, whose x86 component asks every core for its CPUID: up
   // to a second in a virtual machine, for what Linux has told already.
   ::setenv("HWLOC_COMPONENTS", "-x86", 0);
