@@ -25,16 +25,18 @@ bool uses_all_ranks(const StageConfig& stage) {
          !std::holds_alternative<TokenizerStage>(stage.work);
 }
 
-// Passes a stop request on. The first: SIGUSR1, which mpirun hands to its ranks (on SIGINT or
-// SIGTERM it would kill them before they have saved). The second: SIGTERM, and SIGKILL for what is
-// left.
+// Passes a stop request on. The first: SIGUSR1 (SIGUSR2 if that was the request: a library may have
+// taken the other), which mpirun and srun hand to their ranks; on SIGINT or SIGTERM they would kill
+// them before they have saved. The second: SIGTERM, and SIGKILL for what is left.
 class SignalRelay {
  public:
+  explicit SignalRelay(const fs::path& run_dir) : stop_file_(run_dir / kStopFile) {}
   void operator()(int pid) {
-    if (signals_.count() >= 1 && asked_at_ == 0) {
+    look_for_file();
+    if (interrupted() && asked_at_ == 0) {
       asked_at_ = steady_seconds();
       log::info("saving and stopping; press Ctrl-C again to stop at once");
-      ::kill(-pid, SIGUSR1);
+      ::kill(-pid, signals_.first() == SIGUSR2 ? SIGUSR2 : SIGUSR1);
     }
     if (signals_.count() >= 2 && ended_at_ == 0) {
       ended_at_ = steady_seconds();
@@ -42,22 +44,29 @@ class SignalRelay {
     }
     if (ended_at_ > 0 && steady_seconds() > ended_at_ + kPatienceSeconds) ::kill(-pid, SIGKILL);
   }
-  bool interrupted() const { return signals_.requested(); }
+  bool interrupted() const { return signals_.requested() || file_found_; }
   bool ended() const { return ended_at_ > 0; }
 
  private:
+  void look_for_file() {
+    if (file_found_ || steady_seconds() < next_look_) return;
+    std::error_code unreadable;
+    file_found_ = fs::exists(stop_file_, unreadable);
+    next_look_ = steady_seconds() + 1;
+  }
   static constexpr double kPatienceSeconds = 2;
   StopSignals signals_{StopSignals::Second::is_counted};
   double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
+  fs::path stop_file_;
+  double next_look_ = 0;
+  bool file_found_ = false;
 };
 
-// The record's paths are absolute: it is another recipe than the one it was made from.
-void refuse_record(const RunConfig& run, const fs::path& recipe) {
-  std::error_code absent;
-  if (fs::equivalent(recipe, run.run_dir / "recipe.textproto", absent))
-    throw ConfigError(recipe.string() +
-                      " is the record of this run; run the recipe that it was made from, or give "
-                      "the record a folder of its own: --set run_dir=...");
+Crew crew_for(const SupervisorOptions& options, const StageConfig& stage) {
+  if (options.allocation && uses_all_ranks(stage)) return options.allocation->next();
+  Crew crew;
+  crew.ranks = options.ranks;
+  return crew;
 }
 
 constexpr int kDiedOfSignal = 128;  // plus the signal's number
@@ -66,11 +75,16 @@ constexpr int kDiedOfSignal = 128;  // plus the signal's number
 int run_to_end(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
                SignalRelay& relay) {
   const std::string program = fs::read_symlink("/proc/self/exe").string();
-  const ProcessSpec spec{stage_command(options, program, stage),
-                         stage_environment(options, run.threads, ::geteuid() == 0)};
   constexpr auto requeue = static_cast<int>(ExitCode::requeue);
   int code = requeue;
-  while (code == requeue && !relay.interrupted()) code = run_process(spec, std::ref(relay));
+  while (code == requeue && !relay.interrupted()) {
+    const Crew crew = crew_for(options, stage);
+    const int ranks_here = options.allocation ? crew.ranks_per_node : options.ranks;
+    code = run_process({stage_command(options, program, stage, crew),
+                        stage_environment(ranks_here, run.threads, ::geteuid() == 0)},
+                       std::ref(relay));
+    if (options.allocation && uses_all_ranks(stage)) options.allocation->ended(code);
+  }
   // A stage that does not listen yet, or never does, dies of the request; it starts again as it
   // was.
   if (relay.interrupted() && code > kDiedOfSignal) code = requeue;
@@ -90,6 +104,14 @@ void report(const RunConfig& run) {
 }
 
 }  // namespace
+
+void refuse_record(const RunConfig& run, const fs::path& recipe) {
+  std::error_code absent;
+  if (fs::equivalent(recipe, run.run_dir / "recipe.textproto", absent))
+    throw ConfigError(recipe.string() +
+                      " is the record of this run; run the recipe that it was made from, or give "
+                      "the record a folder of its own: --set run_dir=...");
+}
 
 std::string advice(int code, const fs::path& logs) {
   switch (static_cast<ExitCode>(code)) {
@@ -114,11 +136,10 @@ std::string advice(int code, const fs::path& logs) {
 }
 
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
-                                       const StageConfig& stage) {
+                                       const StageConfig& stage, const Crew& crew) {
   std::vector<std::string> command;
-  if (options.ranks > 1 && uses_all_ranks(stage))
-    command = {"mpirun",          "--quiet",   "-n",  std::to_string(options.ranks),
-               "--oversubscribe", "--bind-to", "none"};
+  const bool elsewhere = crew.ranks > 1 || !crew.nodes.empty();
+  if (elsewhere && uses_all_ranks(stage)) command = options.launcher.words(crew);
   command.insert(command.end(), {program, "train", options.recipe, "--stage", stage.name});
   for (const std::string& assignment : options.overrides)
     command.insert(command.end(), {"--set", assignment});
@@ -129,10 +150,9 @@ std::vector<std::string> stage_command(const SupervisorOptions& options, const s
   return command;
 }
 
-std::map<std::string, std::string> stage_environment(const SupervisorOptions& options, int threads,
-                                                     bool root) {
+std::map<std::string, std::string> stage_environment(int ranks_here, int threads, bool root) {
   const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int share = threads > 0 ? threads : std::max(1, cores / options.ranks);
+  const int share = threads > 0 ? threads : std::max(1, cores / ranks_here);
   // The program pins its own threads, each rank to its share of the cores.
   std::map<std::string, std::string> environment{{"OMP_NUM_THREADS", std::to_string(share)},
                                                  {"OMP_DYNAMIC", "false"}};
@@ -146,16 +166,9 @@ std::map<std::string, std::string> stage_environment(const SupervisorOptions& op
 }
 
 int supervise(const RunConfig& run, const SupervisorOptions& options) {
-  fs::create_directories(run.run_dir);
-  refuse_record(run, options.recipe);
-  {
-    // The record says what the folder holds: it changes only when nothing stands in the way.
-    const FileLock lock(run.run_dir / "lock", kLockPatience);
-    check_stages(run, options.redo);
-    atomic_write(run.run_dir / "recipe.textproto", run.resolved);
-  }
-  SignalRelay relay;
+  SignalRelay relay(run.run_dir);
   for (const StageConfig& stage : run.stages) {
+    if (!options.only.empty() && stage.name != options.only) continue;
     const StageStatus status = make_ready(run, stage, options.redo);
     if (status == StageStatus::done) {
       log::info("stage " + stage.name + " is done already");
@@ -169,7 +182,9 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
       return code;
     }
   }
-  report(run);
+  if (std::all_of(run.stages.begin(), run.stages.end(),
+                  [](const StageConfig& stage) { return read_done(stage).has_value(); }))
+    report(run);
   return 0;
 }
 
