@@ -77,14 +77,15 @@ int run_to_end(const RunConfig& run, const SupervisorOptions& options, const Sta
   const std::string program = fs::read_symlink("/proc/self/exe").string();
   constexpr auto requeue = static_cast<int>(ExitCode::requeue);
   int code = requeue;
-  while (code == requeue && !relay.interrupted()) {
+  do {
     const Crew crew = crew_for(options, stage);
     const int ranks_here = options.allocation ? crew.ranks_per_node : options.ranks;
     code = run_process({stage_command(options, program, stage, crew),
                         stage_environment(ranks_here, run.threads, ::geteuid() == 0)},
                        std::ref(relay));
     if (options.allocation && uses_all_ranks(stage)) options.allocation->ended(code);
-  }
+    // In an allocation nobody but Slurm can have asked the ranks: their nodes are to be taken away.
+  } while (code == requeue && !relay.interrupted() && !options.allocation);
   // A stage that does not listen yet, or never does, dies of the request; it starts again as it
   // was.
   if (relay.interrupted() && code > kDiedOfSignal) code = requeue;

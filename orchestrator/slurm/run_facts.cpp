@@ -216,7 +216,7 @@ Inspection inspect_run(const fs::path& run_dir) {
   facts.events = events_in(tail_of(run_dir / kEventFile, enough));
   if (!facts.events.open && facts.events.cause.empty()) {
     facts.events.cause = first_failure(run_dir, facts.events.started).words;
-    facts.events.failed = facts.events.ended;
+    if (!facts.events.cause.empty()) facts.events.failed = facts.events.ended;
   }
   facts.progress = progress_of(found.run);
   facts.stop_file = fs::exists(run_dir / kStopFile);

@@ -132,15 +132,18 @@ def time_limit_requeues(run):
     back = run.wait(lambda s: s["state"] == "REQUEUED", "the time limit's signal", 120)
     expect(back["jobs"][0]["restarts"] == 1, f"{back}")
     expect([e["signal"] for e in run.events("job_signal")] == ["USR2"], f"{run.events('job_signal')}")
-    saved = back.get("step", 0)  # none on a machine that is slow to start
-    run.wait(lambda s: set(run.cluster.states().values()) == {"idle"}, "the end of the first start")
+    # "TimeLimit": this job has had enough of limits.
+    goes_on_after_requeue(run, saved=back.get("step", 0), ranks=4, settings=["TimeLimit=60"])
+
+
+def goes_on_after_requeue(run, saved, ranks, settings=()):
+    """A requeued job waits for two minutes; not here."""
+    run.wait(lambda s: not {"allocated", "mixed", "completing"} & set(run.cluster.states().values()), "free nodes")
     time.sleep(2)
-    # A requeued job waits for two minutes; and this one has had enough of limits.
-    job = run.jobs()[0]
-    expect(run.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=60").returncode == 0,
-           "scontrol update")
+    done = run.cluster.run("scontrol", "update", f"JobId={run.jobs()[-1]}", "StartTime=now", *settings)
+    expect(done.returncode == 0, done.stderr)
     run.wait(lambda s: s["state"] == "TRAINING" and s["step"] > saved, "training again")
-    expect(starts(run)[-1] == (saved, 4), f"went on from {starts(run)[-1]}, saved was {saved}")
+    expect(starts(run)[-1] == (saved, ranks), f"went on from {starts(run)[-1]}, saved was {saved}")
 
 
 def killed_rank_restarts(run):
@@ -170,6 +173,14 @@ def cancel_saves_and_resume_goes_on(run):
     run.wait(lambda s: s["state"] == "TRAINING" and s["step"] > saved, "the resumed run")
     expect(starts(run)[-1] == (saved, 2), f"{starts(run)[-1]}, saved was {saved}")
     expect("--exclude=node3" in (run.folder / "submit.sh").read_text(), "the dead node is not avoided")
+
+
+def preemption_requeues(run):
+    before = len(starts(run))
+    run.cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    back = run.wait(lambda s: s["state"] == "REQUEUED", "pre-emption")
+    expect(len(starts(run)) == before, "it started again on nodes that it was to leave")
+    goes_on_after_requeue(run, back["step"], ranks=2)
 
 
 def scancel_saves_and_stays_away(run):
@@ -232,6 +243,7 @@ def main():
         test(killed_rank_restarts, long)
         test(killed_node_shrinks, long, cluster)
         test(cancel_saves_and_resume_goes_on, long)
+        test(preemption_requeues, long)
         test(scancel_saves_and_stays_away, long)
         test(stages_depend_on_each_other, make("jobs", *FEW_STEPS), expected)
         test(failure_ends_what_depends_on_it, make("bad", f"corpora.train.inputs.0.path={folder}/text.txt"))
