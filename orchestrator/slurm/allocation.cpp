@@ -65,6 +65,11 @@ bool is_usable(const std::string& state) {
                       [&](const char* word) { return state.find(word) != std::string::npos; });
 }
 
+bool has_failed(const std::string& state) {
+  return state.find('*') != std::string::npos || state.find("down") != std::string::npos ||
+         state.find("fail") != std::string::npos;
+}
+
 Crew choose_crew(const std::vector<Node>& allocated, const std::set<std::string>& bad,
                  const CrewRequest& request) {
   Crew crew;
@@ -140,8 +145,11 @@ Crew Allocation::next() {
   // Not SLURM_JOB_NODELIST: Slurm takes dead nodes out of the job, the variable keeps them.
   std::string names = ask({"squeue", "-h", "-j", job_, "-o", "%N"});
   while (!names.empty() && names.back() == '\n') names.pop_back();
-  return choose_crew(parse_nodes(ask({"sinfo", "-h", "-N", "-n", names, "-o", "%N %T"})),
-                     read_bad_nodes(run_dir_), request_);
+  const std::vector<Node> nodes =
+      parse_nodes(ask({"sinfo", "-h", "-N", "-n", names, "-o", "%N %T"}));
+  for (const Node& node : nodes)
+    if (has_failed(node.state)) add_bad_node(run_dir_, node.name, "Slurm calls it " + node.state);
+  return choose_crew(nodes, read_bad_nodes(run_dir_), request_);
 }
 
 void Allocation::ended(int code) {

@@ -19,6 +19,8 @@ struct Node {
 std::vector<Node> parse_nodes(const std::string& lines);
 // Whether a rank can be started there. A star means that the node has not answered for a while.
 bool is_usable(const std::string& state);
+// Of those that are not, whether it broke: one that is drained or reboots does as it is told.
+bool has_failed(const std::string& state);
 
 struct CrewRequest {
   int ranks_per_node = 1;

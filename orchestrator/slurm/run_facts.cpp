@@ -39,6 +39,18 @@ void make_current(const Supervisor& supervisor, bool open, RunEvents& events) {
   events.open = open;
 }
 
+// Of a stage: of those that failed, why.
+void note_attempt(const json& line, double time, RunEvents& events) {
+  const int code = line.value("code", 0);
+  if (code == 0 || code == static_cast<int>(ExitCode::requeue)) return;
+  events.failed = time;
+  events.cause = line.value("cause", "code " + std::to_string(code));
+  if (!line.contains("rank")) return;
+  const std::string who =
+      "rank " + std::to_string(line.value("rank", 0)) + " on " + line.value("host", "?");
+  events.cause = who + ": " + events.cause;
+}
+
 // `open`: supervisors of which no end was told so far. A second one in the same folder is refused
 // and ends at once; the first is the current one again then.
 void note_supervisor(const json& line, const std::string& event, double time,
@@ -61,12 +73,8 @@ void note_supervisor(const json& line, const std::string& event, double time,
     if (!line.contains("problem")) return;
     events.failed = time;
     events.cause = line.value("problem", "");
-  } else if (event == "attempt_failed") {
-    events.failed = time;
-    events.cause = line.value("cause", "code " + std::to_string(line.value("code", 0)));
-    if (line.contains("rank"))
-      events.cause = "rank " + std::to_string(line.value("rank", 0)) + " on " +
-                     line.value("host", "?") + ": " + events.cause;
+  } else if (event == "attempt_ended") {
+    note_attempt(line, time, events);
   }
 }
 

@@ -168,6 +168,15 @@ TEST(RunEvents, ASecondSupervisorThatIsRefusedDoesNotHideTheFirst) {
   EXPECT_EQ(events.ended, 4);
 }
 
+TEST(RunEvents, TheFirstCauseIsThatOfTheLastFailedAttempt) {
+  const std::string failed = R"({"time":5,"event":"attempt_ended","code":76,"rank":3,"host":"n2",)"
+                             R"("cause":"out of memory"})",
+                    saved = R"({"time":6,"event":"attempt_ended","code":75})";
+  const RunEvents events = events_in(failed + "\n" + saved + "\n");
+  EXPECT_EQ(events.failed, 5);
+  EXPECT_EQ(events.cause, "rank 3 on n2: out of memory");
+}
+
 TEST(RunEvents, MetricsGiveStepAndRateSinceTheLastStart) {
   RunProgress progress;
   const std::string step = R"({"event":"step","stage":"mlm","time":9,"loss":2.5,"tokens":100,)";

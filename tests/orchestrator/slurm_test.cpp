@@ -217,6 +217,15 @@ TEST(Allocation, CrewsAreTheNodesThatWork) {
   }
 }
 
+TEST(Allocation, ADrainedNodeHasNotFailed) {
+  for (const char* state : {"down", "down*", "mixed*", "failing"}) {
+    EXPECT_TRUE(has_failed(state)) << state;
+    EXPECT_FALSE(is_usable(state)) << state;
+  }
+  for (const char* state : {"drained", "draining", "reboot", "allocated", "mixed"})
+    EXPECT_FALSE(has_failed(state)) << state;
+}
+
 TEST(Allocation, SrunsWordsNameTheNodes) {
   const auto failures = failures_in(
       "step 12 loss 3\n"

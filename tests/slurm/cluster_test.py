@@ -84,6 +84,12 @@ class Run:
         first = self.status().get("step", 0)
         return self.wait(lambda s: s["state"] == "TRAINING" and s["step"] >= first + more, "training", seconds)
 
+    def wait_for_empty_queue(self, seconds=60):
+        deadline = time.monotonic() + seconds
+        while self.cluster.run("squeue", "-h").stdout and time.monotonic() < deadline:
+            time.sleep(0.3)
+        expect(self.cluster.run("squeue", "-h").stdout == "", "jobs are left in the queue")
+
     def ranks(self):
         """Process ids of this run's ranks by node."""
         found = {}
@@ -115,6 +121,7 @@ def runs_on_four_nodes(run, expected):
     expect(run.hash("adapt") == expected, "four nodes give other bits than one machine")
     expect({e["ranks"] for e in metrics(run) if e["event"] == "start"} == {4}, "not on four ranks")
     expect("done already" in run.submit("--nodes", 4), "a finished run was submitted")
+    run.wait_for_empty_queue()  # the run is done before its job is
     expect("ends with code 0: done" in run.demist("logs", run.folder), "the job's log lacks its end")
 
 
@@ -202,13 +209,10 @@ def stages_depend_on_each_other(run, expected):
 def failure_ends_what_depends_on_it(run):
     run.submit("--nodes", 1, "--stages", "jobs")
     (run.folder.parent / "text.txt").unlink()  # what the corpus stage reads
-    deadline = time.monotonic() + 60
-    while run.cluster.run("squeue", "-h").stdout and time.monotonic() < deadline:
-        time.sleep(0.3)
+    run.wait_for_empty_queue()  # no stage waits for what will never be
     status = run.status()
     expect(status["state"] == "FAILED" and "text.txt" in status["detail"], f"{status}")
     expect("text.txt" in run.demist("logs", run.folder, "--errors"), "logs --errors hides the error")
-    expect(run.cluster.run("squeue", "-h").stdout == "", "stages wait for what will never be")
 
 
 def doctor_examines_every_node(cluster, program, folder):
