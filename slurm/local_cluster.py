@@ -116,6 +116,7 @@ class LocalCluster:
         self.daemons = {}
 
     def __enter__(self):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # through __exit__
         try:
             self._configure()
             self._start("munged", ["munged", "--foreground", "--force", f"--key-file={self.munge}/key",
@@ -150,6 +151,7 @@ class LocalCluster:
 
     def _start(self, name, command):
         log = open(self.root / f"{name}.out", "ab")
+        command = ["setpriv", "--pdeathsig", "KILL", *command]  # it must not outlive us, however we end
         self.daemons[name] = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                                               stderr=log, start_new_session=True)
 
