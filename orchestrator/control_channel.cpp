@@ -133,6 +133,7 @@ void ControlChannel::post(const std::optional<ControlMessage>& message) {
 
 ControlMessage ControlChannel::wait() {
   Impl& c = *impl_;
+  const mpi::Call call(c.comm, "control message");
   mpi::check(MPI_Wait(&c.broadcast, MPI_STATUS_IGNORE), "MPI_Wait");
   const std::size_t length = c.frame.length, head = std::min(length, c.frame.head.size());
   std::string bytes(c.frame.head.data(), head);
@@ -161,6 +162,7 @@ std::vector<RankReport> ControlChannel::report(const RankReport& mine) {
 std::vector<RankReport> ControlChannel::drain() {
   Impl& c = *impl_;
   if (c.gather == MPI_REQUEST_NULL) return {};
+  const mpi::Call call(c.comm, "report");
   mpi::check(MPI_Wait(&c.gather, MPI_STATUS_IGNORE), "MPI_Wait");
   std::vector<RankReport> reports;
   for (const ReportFrame& frame : c.all) {

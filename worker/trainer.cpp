@@ -54,6 +54,22 @@ Model::Limits limits_of(const data::Source& source, const data::Source* held_out
   return limits;
 }
 
+// A step as the rank's heartbeat shows it.
+class WatchedStep {
+ public:
+  WatchedStep(const mpi::Comm& world, std::int64_t step) : heartbeat_(world.heartbeat()) {
+    if (heartbeat_ != nullptr) heartbeat_->begin_step(step);
+  }
+  ~WatchedStep() {
+    if (heartbeat_ != nullptr) heartbeat_->end_step();
+  }
+  WatchedStep(const WatchedStep&) = delete;
+  WatchedStep& operator=(const WatchedStep&) = delete;
+
+ private:
+  Heartbeat* heartbeat_;
+};
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -196,6 +212,7 @@ StepReport Trainer::run_step() {
   ensure(!t.announced.empty() && t.announced.front().step == t.step, "steps run in order");
   const Impl::Announced plan = t.announced.front();
   t.announced.pop_front();
+  const WatchedStep watched(t.world, plan.step);
   std::vector<data::MicroBatch> batches;
   mpi::together(t.world, "load data", [&] {
     for (std::size_t i = 0; i < plan.own; ++i) batches.push_back(t.prefetcher.take());
@@ -204,6 +221,7 @@ StepReport Trainer::run_step() {
   for (std::int32_t rescaled = 0; rescaled <= kMaxRescales; ++rescaled) {
     StepTotals totals = t.accumulate(batches, plan.step);
     const double compute_seconds = seconds_since(start);
+    mpi::enter(t.world, Phase::reduce);
     const auto result = t.reducer->finish();
     if (result == GradientReducer::Result::redo) continue;
     totals.all_reduce(t.groups);
@@ -225,10 +243,14 @@ StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batche
       stream_key(config.seed, "dropout/" + config.stage, static_cast<std::uint64_t>(at_step));
   StepTotals totals;
   reducer->begin(batches.size(), shard_grads.span());
+  const auto on_gradients = [&](std::int64_t layer) {
+    mpi::enter(world, Phase::backward);
+    reducer->add(grads.span(), layer);
+  };
   for (const data::MicroBatch& batch : batches) {
+    mpi::enter(world, Phase::forward);
     const double loss =
-        model.forward_backward(optimizer.weights(), grad_views, batch, key,
-                               [&](std::int64_t layer) { reducer->add(grads.span(), layer); });
+        model.forward_backward(optimizer.weights(), grad_views, batch, key, on_gradients);
     totals.add(batch, loss, model_flops(config.model, batch));
   }
   return totals;
@@ -246,6 +268,7 @@ StepReport Trainer::Impl::finish_step(std::span<const float> gradient, StepTotal
   report.model_flops = static_cast<double>(totals.counts[2]) * 1e6;
   report.finite = std::isfinite(report.loss) && std::isfinite(norm_of_sum);
   if (!report.finite) return report;
+  mpi::enter(world, Phase::optimizer);
   const double clip = config.optimizer.clip_norm;
   const double factor = clip > 0 && report.grad_norm > clip ? clip / report.grad_norm : 1.0;
   optimizer.update(gradient, static_cast<float>(factor / normalizer), step);
