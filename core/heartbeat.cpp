@@ -55,7 +55,8 @@ double number(std::uint64_t word) {
 }
 
 // Clock ticks from the machine's start to the process's: field 22 of /proc/<id>/stat, the 20th
-// after the name in parentheses; 0 when there is no such process.
+// after the name in parentheses; 0 when there is no such process, or only what its parent has not
+// reaped (the 1st: state Z).
 std::uint64_t beginning_of(int process) {
   std::ifstream file("/proc/" + std::to_string(process) + "/stat");
   std::string text;
@@ -63,9 +64,10 @@ std::uint64_t beginning_of(int process) {
   const std::size_t name_end = text.rfind(')');
   if (name_end == std::string::npos) return 0;
   std::istringstream fields(text.substr(name_end + 1));
-  std::string field;
-  for (int i = 0; i < 20; ++i) fields >> field;
-  return fields ? std::stoull(field) : 0;
+  std::string state, field;
+  fields >> state;
+  for (int i = 1; i < 20; ++i) fields >> field;
+  return fields && state != "Z" ? std::stoull(field) : 0;
 }
 
 HeartbeatPage* map(const std::filesystem::path& path, int flags) {

@@ -245,6 +245,11 @@ void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.keep_last = recipe.checkpoint().keep_last();
 }
 
+RecoveryConfig recovery_of(const recipe::Recovery& r) {
+  return {r.attempts(), r.delay_seconds(), r.longest_delay_seconds(), r.min_ranks(),
+          r.hang_factor()};
+}
+
 template <class List, class Name>
 const auto& find_named(const List& list, const std::string& name, const char* what,
                        const Name& name_of) {
@@ -303,6 +308,7 @@ RunConfig parse_recipe(const std::string& text, const fs::path& file,
   config.tokenizer = converter.tokenizer();
   config.model = converter.model();
   convert_parallel(recipe, config);
+  config.recovery = recovery_of(recipe.recovery());
   for (const auto& corpus : recipe.corpora()) config.corpora.push_back(converter.corpus(corpus));
   for (const auto& task : recipe.tasks()) config.tasks.push_back(converter.task(task));
   for (const Stage& stage : recipe.stages())

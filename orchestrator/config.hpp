@@ -89,6 +89,14 @@ struct StageConfig {
   fs::path checkpoints() const { return folder / "checkpoints"; }
 };
 
+// What `demist run` does when an attempt at a stage fails.
+struct RecoveryConfig {
+  int attempts = 3;  // without a new step, then it gives up
+  double delay_seconds = 5, longest_delay_seconds = 300;
+  int min_ranks = 0;       // 0: always as many as at first
+  double hang_factor = 2;  // of the slowest recent step; 0: no rank counts as hung
+};
+
 struct RunConfig {
   std::string name;
   std::uint64_t seed = 1;
@@ -104,6 +112,7 @@ struct RunConfig {
   double peak_gflops = 0;             // 0: measured on CPUs, else unknown
   std::int64_t checkpoint_every = 0;  // 0: at the end only
   int keep_last = 2;
+  RecoveryConfig recovery;
   std::vector<StageConfig> stages;
   std::string resolved;  // the whole recipe as text, defaults and overrides filled in
   std::string hash;      // SHA-256 of what changes results: not ranks, threads, folders, cadence

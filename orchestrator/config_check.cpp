@@ -167,6 +167,16 @@ void check_parallel(ParsedRecipe& recipe) {
               kNotNegative);
 }
 
+void check_recovery(ParsedRecipe& recipe) {
+  const recipe::Recovery& r = recipe.message().recovery();
+  check_range(recipe, "recovery.attempts", r.attempts(), kAtLeastOne);
+  check_range(recipe, "recovery.delay_seconds", r.delay_seconds(), kNotNegative);
+  check_range(recipe, "recovery.longest_delay_seconds", r.longest_delay_seconds(), kNotNegative);
+  check_range(recipe, "recovery.min_ranks", r.min_ranks(), kNotNegative);
+  recipe.require(r.hang_factor() == 0 || r.hang_factor() >= 1, "recovery.hang_factor",
+                 "is " + number(r.hang_factor()), "must be 1 or greater, or 0 for none");
+}
+
 void check_inputs(ParsedRecipe& recipe) {
   const Recipe& r = recipe.message();
   const auto has = [&](Stage::Kind kind) {
@@ -333,6 +343,7 @@ void check_values(ParsedRecipe& recipe) {
   const Recipe r = recipe.message();
   check_inputs(recipe);
   check_parallel(recipe);
+  check_recovery(recipe);
   std::vector<std::string> earlier_training;
   bool model_checked = false;
   for (const Stage& stage : r.stages()) {

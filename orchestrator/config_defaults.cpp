@@ -56,6 +56,8 @@ void apply_defaults(recipe::Recipe& recipe) {
                std::to_string(4 * recipe.model().hidden()));
   complete(recipe.mutable_parallel(), "ranks: 1 tensor: 1 threads: 0 peak_gflops: 0");
   complete(recipe.mutable_checkpoint(), "every_steps: 0 keep_last: 2");
+  complete(recipe.mutable_recovery(),
+           "attempts: 3 delay_seconds: 5 longest_delay_seconds: 300 min_ranks: 0 hang_factor: 2");
   for (recipe::Stage& stage : *recipe.mutable_stages()) {
     if (stage.kind() == recipe::Stage::PRETRAIN || stage.kind() == recipe::Stage::ADAPT)
       complete_training(stage, recipe.model());

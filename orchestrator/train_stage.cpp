@@ -210,11 +210,15 @@ class StepLoop {
     peak_is_known_ = true;
   }
   void carry_out(const Save& save) {
+    mpi::enter(world_, Phase::save);
     trainer_.save(stage_.checkpoints(), run_.keep_last);
+    mpi::enter(world_, Phase::control);
     if (reporter_) reporter_->event("checkpoint", save.step);
   }
   void carry_out(const Evaluate& evaluate) {
+    mpi::enter(world_, Phase::evaluate);
     const double loss = trainer_.held_out_loss(*data_.held_out, work_.held_out_micro_batches);
+    mpi::enter(world_, Phase::control);
     if (evaluate.step == work_.steps) state_.held_out_after = loss;
     if (reporter_) reporter_->held_out(evaluate.step, loss);
     if (evaluate.step != 0) return;

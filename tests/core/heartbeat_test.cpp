@@ -88,6 +88,9 @@ TEST_F(HeartbeatTest, KilledProcessesLeaveTheirLastWord) {
   const HeartbeatReader reader(file_);
   EXPECT_TRUE(reader.read().alive);
   ::kill(child, SIGKILL);
+  siginfo_t ended{};
+  ::waitid(P_PID, static_cast<::id_t>(child), &ended, WEXITED | WNOWAIT);
+  EXPECT_FALSE(HeartbeatReader(file_).read().alive) << "not yet reaped, but dead";
   ::waitpid(child, nullptr, 0);
   const Pulse pulse = reader.read();
   EXPECT_FALSE(pulse.alive);
