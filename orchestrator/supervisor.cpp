@@ -4,15 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdlib>
 #include <thread>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
-#include "orchestrator/process.hpp"
-#include "orchestrator/signals.hpp"
+#include "orchestrator/attempts.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/summary.hpp"
 
@@ -23,32 +22,6 @@ bool uses_all_ranks(const StageConfig& stage) {
   return !std::holds_alternative<PrepareStage>(stage.work) &&
          !std::holds_alternative<TokenizerStage>(stage.work);
 }
-
-// Passes a stop request on. The first: SIGUSR1, which mpirun hands to its ranks (on SIGINT or
-// SIGTERM it would kill them before they have saved). The second: SIGTERM, and SIGKILL for what is
-// left.
-class SignalRelay {
- public:
-  void operator()(int pid) {
-    if (signals_.count() >= 1 && asked_at_ == 0) {
-      asked_at_ = steady_seconds();
-      log::info("saving and stopping; press Ctrl-C again to stop at once");
-      ::kill(-pid, SIGUSR1);
-    }
-    if (signals_.count() >= 2 && ended_at_ == 0) {
-      ended_at_ = steady_seconds();
-      ::kill(-pid, SIGTERM);
-    }
-    if (ended_at_ > 0 && steady_seconds() > ended_at_ + kPatienceSeconds) ::kill(-pid, SIGKILL);
-  }
-  bool interrupted() const { return signals_.requested(); }
-  bool ended() const { return ended_at_ > 0; }
-
- private:
-  static constexpr double kPatienceSeconds = 2;
-  StopSignals signals_{StopSignals::Second::is_counted};
-  double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
-};
 
 void skip_or_refuse(const RunConfig& run, const StageConfig& stage, StageStatus status, bool redo) {
   if (status != StageStatus::changed) return;
@@ -67,24 +40,6 @@ void refuse_record(const RunConfig& run, const fs::path& recipe) {
     throw ConfigError(recipe.string() +
                       " is the record of this run; run the recipe that it was made from, or give "
                       "the record a folder of its own: --set run_dir=...");
-}
-
-constexpr int kDiedOfSignal = 128;  // plus the signal's number
-
-// Runs one stage until it is done; the exit code of its processes otherwise.
-int run_to_end(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
-               SignalRelay& relay) {
-  const std::string program = fs::read_symlink("/proc/self/exe").string();
-  const ProcessSpec spec{stage_command(options, program, stage),
-                         stage_environment(options, run.threads, ::geteuid() == 0)};
-  constexpr auto requeue = static_cast<int>(ExitCode::requeue);
-  int code = requeue;
-  while (code == requeue && !relay.interrupted()) code = run_process(spec, std::ref(relay));
-  // A stage that does not listen yet, or never does, dies of the request; it starts again as it
-  // was.
-  if (relay.interrupted() && code > kDiedOfSignal) code = requeue;
-  // mpirun's own code says nothing about why its ranks were killed.
-  return relay.ended() ? static_cast<int>(ExitCode::killed) : code;
 }
 
 void report(const RunConfig& run) {
@@ -106,6 +61,7 @@ std::string advice(int code, const fs::path& logs) {
   switch (static_cast<ExitCode>(code)) {
     case ExitCode::requeue:
     case ExitCode::killed:
+    case ExitCode::suspect:
       return "run the same command to go on from the last checkpoint";
     case ExitCode::internal:
       return "this is a bug of ours; please report it with the files in " + logs.string();
@@ -170,7 +126,7 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
       continue;
     }
     log::info("stage " + stage.name + (status == StageStatus::started ? " (goes on)" : ""));
-    const int code = run_to_end(run, options, stage, relay);
+    const int code = run_attempts(run, options, stage, relay);
     if (code != 0) {
       log::warning("stage " + stage.name + " ended with code " + std::to_string(code) + ": " +
                    advice(code, run.run_dir / "logs"));

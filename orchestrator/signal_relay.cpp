@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/signal_relay.hpp"
+
+#include <csignal>
+
+#include "core/log.hpp"
+#include "orchestrator/progress.hpp"
+
+namespace demist {
+
+void SignalRelay::operator()(int pid) {
+  constexpr double patience = 2;  // seconds
+  if (signals_.count() >= 1 && asked_at_ == 0) {
+    asked_at_ = steady_seconds();
+    log::info("saving and stopping; press Ctrl-C again to stop at once");
+    ::kill(-pid, SIGUSR1);
+  }
+  if (signals_.count() >= 2 && ended_at_ == 0) {
+    ended_at_ = steady_seconds();
+    ::kill(-pid, SIGTERM);
+  }
+  if (ended_at_ > 0 && steady_seconds() > ended_at_ + patience) ::kill(-pid, SIGKILL);
+}
+
+}  // namespace demist
