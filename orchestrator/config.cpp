@@ -190,6 +190,9 @@ class Converter {
       if (std::find(config.tasks.begin(), config.tasks.end(), t.name()) != config.tasks.end())
         config.batch.sequence_length = std::max(config.batch.sequence_length, t.max_length());
     config.optimizer = optimizer(stage.optimizer(), stage.steps());
+    const recipe::Guard& guard = stage.guard();
+    config.guard = {guard.bad_in_a_row(), guard.window(), guard.loss_spike(), guard.norm_spike()};
+    config.rollbacks = guard.rollbacks();
     config.noise = noise(stage);
     config.hidden_dropout = stage.hidden_dropout();
     config.attention_dropout = stage.attention_dropout();

@@ -18,6 +18,7 @@
 #include "worker/device.hpp"
 #include "worker/evaluate/baseline.hpp"
 #include "worker/generate/sampler.hpp"
+#include "worker/step_guard.hpp"
 
 namespace demist {
 
@@ -57,6 +58,8 @@ struct TrainingStage {
   std::int64_t steps = 0;
   data::BatchShape batch;
   OptimizerConfig optimizer;
+  GuardConfig guard;
+  std::int32_t rollbacks = 0;
   data::Noise noise;
   float hidden_dropout = 0, attention_dropout = 0;
   bool document_mask = false;

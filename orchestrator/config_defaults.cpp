@@ -18,6 +18,7 @@ constexpr const char* kTraining = R"(
   batch { micro_batches: 1 max_tokens: 4096 }
   optimizer { warmup_steps: 0 final_fraction: 0 beta1: 0.9 beta2: 0.98 epsilon: 1e-6
               weight_decay: 0.01 clip_norm: 1 }
+  guard { bad_in_a_row: 3 rollbacks: 2 window: 128 loss_spike: 0 norm_spike: 0 }
   evaluate { every_steps: 0 micro_batches: 8 })";
 constexpr const char* kPretrain = R"(batch { sequence_length: 512 } language_alpha: 1)";
 constexpr const char* kMlm =

@@ -4,6 +4,7 @@
 
 usage: failures.py DEMIST CONFIGS
 """
+import atexit
 import json
 import os
 import pathlib
@@ -19,12 +20,16 @@ RANKS = 3
 class Run:
     def __init__(self, binary, configs, folder, *settings):
         self.binary, self.folder = binary, pathlib.Path(folder)
-        self.command = [binary, "run", str(pathlib.Path(configs) / "tiny.textproto"), "--ranks", str(RANKS)]
-        for setting in (f"run_dir={folder}", "stages.pretrain.steps=240", "checkpoint.every_steps=40", *settings):
+        self.command = [binary, "run", str(pathlib.Path(configs) / "tiny.textproto")]
+        self.environment = dict(os.environ, OMP_WAIT_POLICY="passive")
+        for setting in (f"run_dir={folder}", f"parallel.ranks={RANKS}", "parallel.threads=1", "stages.pretrain.steps=240", "checkpoint.every_steps=40", *settings):
             self.command += ["--set", setting]
 
     def start(self):
-        return subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(self.command, env=self.environment, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True)
+        atexit.register(process.terminate)  # when a test fails
+        return process
 
     def steps(self):
         metrics = self.folder / "metrics.jsonl"
@@ -36,17 +41,19 @@ class Run:
             expect(process.poll() is None, "the run ended early:\n" + (process.stdout.read() if process.poll() else ""))
             time.sleep(0.01)
 
-    def rank_process(self, process, rank):
+    def rank_process(self, process, rank, needed=True):
         """The process of one rank: a grandchild, below mpirun."""
         for launcher in children(process.pid):
             for pid in children(launcher):
-                environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                environment = environment_of(pid)
                 if f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment:
                     return pid
-        sys.exit(f"rank {rank} is not there")
+        expect(not needed, f"rank {rank} is not there")
+        return None
 
     def events(self, name):
-        lines = (self.folder / "events.jsonl").read_text().splitlines()
+        path = self.folder / "events.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
     def failures(self):
@@ -58,7 +65,17 @@ class Run:
 
 
 def children(pid):
-    return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def environment_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def expect(condition, message):
@@ -67,7 +84,7 @@ def expect(condition, message):
 
 
 def finish(process, code):
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     expect(process.returncode == code, f"ended with {process.returncode}, expected {code}:\n{output}")
     return output
 
@@ -107,6 +124,30 @@ def disturbed(binary, configs, root):
     return run.hash()
 
 
+def bad_steps(binary, configs, root):
+    """Steps that count as bad are skipped and gone back from alike on any ranks, and after crashes on the way."""
+    settings = ("stages.pretrain.steps=60", "checkpoint.every_steps=5", "checkpoint.keep_last=3", "stages.adapt.steps=6")
+    settings += tuple(f"stages.pretrain.guard.{rule}" for rule in ("norm_spike=1.08", "window=6", "bad_in_a_row=2",
+                                                                   "rollbacks=50"))
+    whole = Run(binary, configs, root / "bad", *settings, "parallel.ranks=1")
+    finish(whole.start(), 0)
+    cut = Run(binary, configs, root / "bad-cut", *settings)
+    process = cut.start()
+    for _ in range(2):
+        known = len(cut.events("rollback"))
+        while len(cut.events("rollback")) == known:
+            expect(process.poll() is None, "the run ended early")
+            time.sleep(0.002)
+        victim = cut.rank_process(process, 1)
+        os.kill(victim, signal.SIGKILL)  # before the state after going back is saved
+        while cut.rank_process(process, 1, False) == victim:
+            time.sleep(0.002)
+    finish(process, 0)
+    decisions = [[(event["step"], event["data_steps"]) for event in run.events("rollback")] for run in (whole, cut)]
+    expect(set(decisions[0]) == set(decisions[1]) and len(decisions[0]) > 2, f"decisions differ: {decisions}")
+    expect(whole.hash() == cut.hash(), "the hashes differ")
+
+
 def hopeless(binary, configs, root):
     """What comes again and again without a step ends the run; what nobody can mend is not tried again."""
     run = Run(binary, configs, root / "hopeless", "recovery.attempts=2", "recovery.delay_seconds=0.1")
@@ -132,6 +173,7 @@ def main():
         root = pathlib.Path(folder)
         expected = undisturbed(binary, configs, root)
         expect(disturbed(binary, configs, root) == expected, "the hashes differ")
+        bad_steps(binary, configs, root)
         hopeless(binary, configs, root)
 
 
