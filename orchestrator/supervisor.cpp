@@ -11,6 +11,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "orchestrator/attempts.hpp"
+#include "orchestrator/goodput.hpp"
 #include "orchestrator/signal_relay.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/summary.hpp"
@@ -52,7 +53,8 @@ void report(const RunConfig& run) {
         format_samples(read_file(stage.folder / "samples.jsonl"), score->samples);
     std::fputs(text.c_str(), stdout);
   }
-  std::printf("\n%s\n%s\n", format_table(summary).c_str(), (run.run_dir / "summary.json").c_str());
+  std::printf("\n%s\n%s\n%s\n", format_table(summary).c_str(),
+              format(goodput_of(run.run_dir)).c_str(), (run.run_dir / "summary.json").c_str());
 }
 
 }  // namespace
