@@ -16,7 +16,7 @@ namespace demist {
 void append_event(const std::filesystem::path& run_dir, std::string_view event,
                   const nlohmann::ordered_json& fields) {
   nlohmann::ordered_json line{{"time", unix_seconds()}, {"event", event}};
-  line.update(fields);
+  if (!fields.empty()) line.update(fields);
   const std::string text = line.dump() + "\n";
   const std::filesystem::path path = run_dir / kEventFile;
   const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
