@@ -4,16 +4,15 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <csignal>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "core/log.hpp"
+#include "orchestrator/attempt_watch.hpp"
 #include "orchestrator/events.hpp"
 #include "orchestrator/exit_record.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/progress.hpp"
-#include "orchestrator/rank_watch.hpp"
 #include "orchestrator/restart_policy.hpp"
 
 namespace demist {
@@ -58,23 +57,11 @@ class StageAttempts {
     spec.environment[kAttemptVariable] = watched.attempt;
     Patience patience;
     patience.factor = run_.recovery.hang_factor;
-    RankObserver observer(watched, patience);
+    AttemptWatch watch(watched, patience, ranks_of(options_, stage_));
     return run_process(spec, [&](int pid) {
       relay_(pid);
-      if (!relay_.ended()) watch(watched, observer);
+      if (!relay_.ended()) watch.look(pid);
     });
-  }
-
-  // The ranks watch each other as well; but the last one has nobody else. Ranks that have lost one
-  // of them would wait for its end, and mpirun for theirs.
-  static void watch(const WatchedStage& watched, RankObserver& observer) {
-    const auto finding = observer.look();
-    if (!finding || !observer.claim(*finding)) return;
-    record_finding(watched, *finding);
-    for (const auto& [name, reader] : observer.ranks()) {
-      const Pulse pulse = reader.read();
-      if (pulse.alive) ::kill(pulse.process, SIGKILL);
-    }
   }
 
   // What the exit code of the processes stands for.

@@ -8,8 +8,6 @@
 namespace demist {
 namespace {
 
-constexpr double kLongestLook = 0.5;  // seconds between two looks that count
-
 bool watched(const Pulse& pulse) { return pulse.alive && !pulse.ended; }
 
 std::string seconds_text(double seconds) {
@@ -23,8 +21,9 @@ std::string seconds_text(double seconds) {
 std::string describe(const Finding& finding, const std::string& host) {
   const Pulse& pulse = finding.pulse;
   const bool died = finding.kind == Finding::Kind::died;
-  std::string text = "rank " + std::to_string(pulse.rank) + " (process " +
-                     std::to_string(pulse.process) + " on " + host + ") ";
+  const std::string process =
+      pulse.process > 0 ? "process " + std::to_string(pulse.process) : "no process seen";
+  std::string text = "rank " + std::to_string(pulse.rank) + " (" + process + " on " + host + ") ";
   text += died ? "died in " : "stands still: ";
   text += name_of(pulse.phase);
   if (pulse.step >= 0) text += " of step " + std::to_string(pulse.step);
