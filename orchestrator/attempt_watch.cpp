@@ -3,17 +3,48 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
+#include <fstream>
 #include <set>
-#include <utility>
+#include <vector>
 
 #include "orchestrator/progress.hpp"
 
 namespace demist {
+namespace {
 
-AttemptWatch::AttemptWatch(WatchedStage stage, const Patience& patience, int ranks)
+fs::path process_folder(int process) { return fs::path("/proc") / std::to_string(process); }
+
+fs::path program_of(int process) {
+  std::error_code gone;
+  return fs::read_symlink(process_folder(process) / "exe", gone);
+}
+
+// Those of `launcher` and its children that run `program`.
+std::vector<int> ranks_below(int launcher, const fs::path& program) {
+  std::vector<int> candidates{launcher}, ranks;
+  const std::string id = std::to_string(launcher);
+  std::ifstream children(process_folder(launcher) / "task" / id / "children");
+  for (int child = 0; children >> child;) candidates.push_back(child);
+  std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(ranks),
+               [&](int process) { return program_of(process) == program; });
+  return ranks;
+}
+
+// As mpirun told it; 0 when nobody did.
+int rank_of(int process) {
+  const std::string name = "OMPI_COMM_WORLD_RANK=";
+  std::ifstream environment(process_folder(process) / "environ");
+  for (std::string variable; std::getline(environment, variable, '\0');)
+    if (variable.starts_with(name)) return std::atoi(variable.c_str() + name.size());
+  return 0;
+}
+
+}  // namespace
+
+AttemptWatch::AttemptWatch(WatchedStage stage, const Patience& patience)
     : stage_(stage),
       patience_(patience),
-      ranks_(ranks),
       observer_(std::move(stage), patience),
       last_look_(steady_seconds()) {}
 
@@ -21,7 +52,7 @@ void AttemptWatch::look(int launcher) {
   if (over_) return;
   auto finding = observer_.look();
   if (finding && !observer_.claim(*finding)) return;
-  if (!finding) finding = find_absent();
+  if (!finding) finding = find_silent(launcher);
   if (!finding) return;
   over_ = true;
   record_finding(stage_, *finding);
@@ -29,20 +60,23 @@ void AttemptWatch::look(int launcher) {
     const Pulse pulse = reader.read();
     if (pulse.alive) ::kill(pulse.process, SIGKILL);
   }
-  // mpirun ends, by force, those that we do not know.
-  if (finding->pulse.process == 0) ::kill(-launcher, SIGTERM);
+  if (finding->kind != Finding::Kind::died) ::kill(finding->pulse.process, SIGKILL);
 }
 
-std::optional<Finding> AttemptWatch::find_absent() {
+std::optional<Finding> AttemptWatch::find_silent(int launcher) {
+  static const fs::path program = fs::read_symlink("/proc/self/exe");
+  std::set<int> heard;
+  for (const auto& [name, reader] : observer_.ranks()) heard.insert(reader.read().process);
+  const std::vector<int> ranks = ranks_below(launcher, program);
+  const auto silent = std::find_if(ranks.begin(), ranks.end(),
+                                   [&](int process) { return !heard.contains(process); });
   const double now = steady_seconds();
-  waited_ += std::min(now - last_look_, HangDetector::kLongestLook);
+  waited_ = silent == ranks.end() ? 0 : waited_ + std::min(now - last_look_, kLongestLook);
   last_look_ = now;
-  if (std::cmp_equal(observer_.ranks().size(), ranks_)) waited_ = 0;
-  if (patience_.factor <= 0 || waited_ <= patience_.absent) return std::nullopt;
-  std::set<int> seen;
-  for (const auto& [name, reader] : observer_.ranks()) seen.insert(reader.read().rank);
-  Finding finding{Finding::Kind::process_stands_still, 0, {}, waited_, patience_.absent};
-  while (seen.contains(finding.pulse.rank)) ++finding.pulse.rank;
+  if (patience_.factor <= 0 || waited_ <= patience_.silent) return std::nullopt;
+  Finding finding{Finding::Kind::process_stands_still, 0, {}, waited_, patience_.silent};
+  finding.pulse.process = *silent;
+  finding.pulse.rank = rank_of(*silent);
   return finding;
 }
 

@@ -57,7 +57,7 @@ class StageAttempts {
     spec.environment[kAttemptVariable] = watched.attempt;
     Patience patience;
     patience.factor = run_.recovery.hang_factor;
-    AttemptWatch watch(watched, patience, ranks_of(options_, stage_));
+    AttemptWatch watch(watched, patience);
     return run_process(spec, [&](int pid) {
       relay_(pid);
       if (!relay_.ended()) watch.look(pid);
@@ -75,16 +75,20 @@ class StageAttempts {
     if (relay_.interrupted() && code > kDiedOfSignal) return static_cast<int>(ExitCode::requeue);
     if (cause_) return static_cast<int>(cause_->code);
     const bool of_mpirun = options_.ranks > 1 && code == static_cast<int>(ExitCode::internal);
-    return of_mpirun ? static_cast<int>(ExitCode::environment) : code;
+    return of_mpirun ? static_cast<int>(ExitCode::suspect) : code;
   }
 
   // Decides, says so, and waits.
   bool goes_on_after(int code) {
     const std::int64_t step = last_step(run_.run_dir, stage_.name);
+    // Ranks leave their reasons once the run folder is theirs. At first another run may work there;
+    // later it can only be ranks of ours that are slow to die.
+    const bool never_opened =
+        code == static_cast<int>(ExitCode::environment) && !cause_ && number_ == 1;
     RestartPolicy::Decision next;
     if (code == static_cast<int>(ExitCode::requeue))  // saved, because somebody asked its ranks
       next = {true, 0, options_.ranks};
-    else if (may_be_restarted(code))
+    else if (may_be_restarted(code) && !never_opened)
       next = policy_.after_failure(step);
     next.again = next.again && !relay_.interrupted();
     write_event(code, step, next.again);

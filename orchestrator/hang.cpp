@@ -21,9 +21,8 @@ std::string seconds_text(double seconds) {
 std::string describe(const Finding& finding, const std::string& host) {
   const Pulse& pulse = finding.pulse;
   const bool died = finding.kind == Finding::Kind::died;
-  const std::string process =
-      pulse.process > 0 ? "process " + std::to_string(pulse.process) : "no process seen";
-  std::string text = "rank " + std::to_string(pulse.rank) + " (" + process + " on " + host + ") ";
+  std::string text = "rank " + std::to_string(pulse.rank) + " (process " +
+                     std::to_string(pulse.process) + " on " + host + ") ";
   text += died ? "died in " : "stands still: ";
   text += name_of(pulse.phase);
   if (pulse.step >= 0) text += " of step " + std::to_string(pulse.step);

@@ -17,10 +17,12 @@ struct Patience {
   double phase_factor = 4;      // times the slowest recent save, evaluation or start, inside one
   double process = 2;           // at least, when the whole process stands still
   double work = 60;             // at least, when its watchdog lives: disks and networks pause
-  double absent = 120;          // before it has a heartbeat
+  double silent = 120;          // before it has a heartbeat
   double unknown_process = 30;  // before there is a step to compare with
   double unknown_work = 1800;   // before there is a step, or a save and so on
 };
+
+inline constexpr double kLongestLook = 0.5;  // seconds between two looks that count
 
 struct Finding {
   enum class Kind { died, process_stands_still, work_stands_still };
@@ -40,7 +42,6 @@ class HangDetector {
   explicit HangDetector(const Patience& patience) : patience_(patience) {}
   // The one to blame when a rank died or is over its limit. `now`: seconds of any steady clock.
   std::optional<Finding> look(std::span<const Pulse> pulses, double now);
-  static constexpr double kLongestLook = 0.5;  // seconds between two looks that count
 
  private:
   struct Stillness {

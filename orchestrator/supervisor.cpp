@@ -82,16 +82,11 @@ std::string advice(int code, const fs::path& logs) {
          "to go on from the last checkpoint, with fewer --ranks if it happens again";
 }
 
-int ranks_of(const SupervisorOptions& options, const StageConfig& stage) {
-  return uses_all_ranks(stage) ? options.ranks : 1;
-}
-
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
                                        const StageConfig& stage) {
   std::vector<std::string> command;
-  const int ranks = ranks_of(options, stage);
-  if (ranks > 1)
-    command = {"mpirun",          "--quiet",   "-n",  std::to_string(ranks),
+  if (options.ranks > 1 && uses_all_ranks(stage))
+    command = {"mpirun",          "--quiet",   "-n",  std::to_string(options.ranks),
                "--oversubscribe", "--bind-to", "none"};
   command.insert(command.end(), {program, "train", options.recipe, "--stage", stage.name});
   for (const std::string& assignment : options.overrides)

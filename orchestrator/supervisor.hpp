@@ -19,8 +19,6 @@ struct SupervisorOptions {
   bool redo = false;  // delete and repeat stages made with other settings
 };
 
-// Processes of a stage: one where more would only wait.
-int ranks_of(const SupervisorOptions& options, const StageConfig& stage);
 // The command that runs one stage: mpirun for several ranks, the bare program for one.
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
                                        const StageConfig& stage);

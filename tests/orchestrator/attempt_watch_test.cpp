@@ -39,28 +39,41 @@ class AttemptWatchTest : public testing::Test {
   const WatchedStage stage_{folder_.path(), "mlm", "attempt 1"};
 };
 
-TEST_F(AttemptWatchTest, RanksThatNeverComeAreMissed) {
+TEST_F(AttemptWatchTest, ARankWithoutAHeartbeatIsFound) {
   Patience patience;
-  patience.absent = 0.2;
-  AttemptWatch watch(stage_, patience, 2);
-  EXPECT_EQ(run_process({{"sleep", "60"}, {}}, [&](int pid) { watch.look(pid); }), 128 + SIGTERM);
+  patience.silent = 0.2;
+  AttemptWatch watch(stage_, patience);
+  const ::pid_t rank = ::fork();  // runs our program
+  if (rank == 0)
+    while (true) ::pause();
+  int status = 0;
+  while (::waitpid(rank, &status, WNOHANG) == 0) watch.look(rank);
+  EXPECT_EQ(WTERMSIG(status), SIGKILL);
   EXPECT_EQ(only_event().at("event"), "hang");
-  EXPECT_EQ(only_event().at("rank"), 0);
+  EXPECT_EQ(only_event().at("process"), rank);
   EXPECT_EQ(only_event().at("phase"), "start");
   EXPECT_EQ(first_cause(folder_.path(), "mlm")->code, ExitCode::suspect);
 }
 
+TEST_F(AttemptWatchTest, OtherProgramsNeedNoHeartbeat) {
+  Patience patience;
+  patience.silent = 0.2;
+  AttemptWatch watch(stage_, patience);
+  EXPECT_EQ(run_process({{"sleep", "1"}, {}}, [&](int pid) { watch.look(pid); }), 0);
+}
+
 TEST_F(AttemptWatchTest, ARankThatDiesIsNamedAndTheOthersEnd) {
-  AttemptWatch watch(stage_, Patience{}, 1);
+  AttemptWatch watch(stage_, Patience{});
   const ::pid_t rank = start_rank();
   RankObserver observer(stage_, Patience{});
   while (observer.ranks().empty() || observer.ranks().begin()->second.read().phase != Phase::save)
     EXPECT_FALSE(observer.look());
-  watch.look(0);
+  watch.look(rank);
+  EXPECT_FALSE(fs::exists(folder_.path() / kEventFile));
   ::kill(rank, SIGKILL);
   ::waitpid(rank, nullptr, 0);
-  watch.look(0);
-  watch.look(0);  // once is enough
+  watch.look(rank);
+  watch.look(rank);  // once is enough
   EXPECT_EQ(only_event().at("event"), "rank_died");
   EXPECT_EQ(only_event().at("process"), rank);
   EXPECT_EQ(only_event().at("phase"), "save");
