@@ -22,7 +22,8 @@ class Run:
         self.binary, self.folder = binary, pathlib.Path(folder)
         self.command = [binary, "run", str(pathlib.Path(configs) / "tiny.textproto")]
         self.environment = dict(os.environ, OMP_WAIT_POLICY="passive")
-        for setting in (f"run_dir={folder}", f"parallel.ranks={RANKS}", "parallel.threads=1", "stages.pretrain.steps=240", "checkpoint.every_steps=40", *settings):
+        for setting in (f"run_dir={folder}", f"parallel.ranks={RANKS}", "parallel.threads=1",
+                        "stages.pretrain.steps=240", "checkpoint.every_steps=40", *settings):
             self.command += ["--set", setting]
 
     def start(self):
@@ -126,7 +127,8 @@ def disturbed(binary, configs, root):
 
 def bad_steps(binary, configs, root):
     """Steps that count as bad are skipped and gone back from alike on any ranks, and after crashes on the way."""
-    settings = ("stages.pretrain.steps=60", "checkpoint.every_steps=5", "checkpoint.keep_last=3", "stages.adapt.steps=6")
+    settings = ("stages.pretrain.steps=60", "checkpoint.every_steps=5", "checkpoint.keep_last=3",
+                "stages.adapt.steps=6")
     settings += tuple(f"stages.pretrain.guard.{rule}" for rule in ("norm_spike=1.08", "window=6", "bad_in_a_row=2",
                                                                    "rollbacks=50"))
     whole = Run(binary, configs, root / "bad", *settings, "parallel.ranks=1")
