@@ -12,10 +12,10 @@
 namespace demist {
 
 std::string step_line(const std::string& stage, const StepReport& report, double seconds);
-std::string held_out_line(const std::string& stage, std::int64_t step, double loss);
+std::string held_out_line(const std::string& stage, std::int64_t step, double loss, double seconds);
 // event: "start" or "checkpoint".
 std::string event_line(const std::string& stage, const std::string& event, std::int64_t step,
-                       int ranks);
+                       int ranks, double seconds);
 
 // Appends lines; a crash can lose the last one but never leaves half of an earlier one.
 class MetricsFile {

@@ -4,16 +4,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdlib>
 #include <thread>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
-#include "orchestrator/process.hpp"
+#include "orchestrator/attempts.hpp"
+#include "orchestrator/goodput.hpp"
 #include "orchestrator/run_plan.hpp"
-#include "orchestrator/signals.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/summary.hpp"
 
@@ -25,74 +25,6 @@ bool uses_all_ranks(const StageConfig& stage) {
          !std::holds_alternative<TokenizerStage>(stage.work);
 }
 
-// Passes a stop request on. The first: SIGUSR1 (SIGUSR2 if that was the request: a library may have
-// taken the other), which mpirun and srun hand to their ranks; on SIGINT or SIGTERM they would kill
-// them before they have saved. The second: SIGTERM, and SIGKILL for what is left.
-class SignalRelay {
- public:
-  explicit SignalRelay(const fs::path& run_dir) : stop_file_(run_dir / kStopFile) {}
-  void operator()(int pid) {
-    look_for_file();
-    if (interrupted() && asked_at_ == 0) {
-      asked_at_ = steady_seconds();
-      log::info("saving and stopping; press Ctrl-C again to stop at once");
-      ::kill(-pid, signals_.first() == SIGUSR2 ? SIGUSR2 : SIGUSR1);
-    }
-    if (signals_.count() >= 2 && ended_at_ == 0) {
-      ended_at_ = steady_seconds();
-      ::kill(-pid, SIGTERM);
-    }
-    if (ended_at_ > 0 && steady_seconds() > ended_at_ + kPatienceSeconds) ::kill(-pid, SIGKILL);
-  }
-  bool interrupted() const { return signals_.requested() || file_found_; }
-  bool ended() const { return ended_at_ > 0; }
-
- private:
-  void look_for_file() {
-    if (file_found_ || steady_seconds() < next_look_) return;
-    std::error_code unreadable;
-    file_found_ = fs::exists(stop_file_, unreadable);
-    next_look_ = steady_seconds() + 1;
-  }
-  static constexpr double kPatienceSeconds = 2;
-  StopSignals signals_{StopSignals::Second::is_counted};
-  double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
-  fs::path stop_file_;
-  double next_look_ = 0;
-  bool file_found_ = false;
-};
-
-Crew crew_for(const SupervisorOptions& options, const StageConfig& stage) {
-  if (options.allocation && uses_all_ranks(stage)) return options.allocation->next();
-  Crew crew;
-  crew.ranks = options.ranks;
-  return crew;
-}
-
-constexpr int kDiedOfSignal = 128;  // plus the signal's number
-
-// Runs one stage until it is done; the exit code of its processes otherwise.
-int run_to_end(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
-               SignalRelay& relay) {
-  const std::string program = fs::read_symlink("/proc/self/exe").string();
-  constexpr auto requeue = static_cast<int>(ExitCode::requeue);
-  int code = requeue;
-  do {
-    const Crew crew = crew_for(options, stage);
-    const int ranks_here = options.allocation ? crew.ranks_per_node : options.ranks;
-    code = run_process({stage_command(options, program, stage, crew),
-                        stage_environment(ranks_here, run.threads, ::geteuid() == 0)},
-                       std::ref(relay));
-    if (options.allocation && uses_all_ranks(stage)) options.allocation->ended(code);
-    // In an allocation nobody but Slurm can have asked the ranks: their nodes are to be taken away.
-  } while (code == requeue && !relay.interrupted() && !options.allocation);
-  // A stage that does not listen yet, or never does, dies of the request; it starts again as it
-  // was.
-  if (relay.interrupted() && code > kDiedOfSignal) code = requeue;
-  // mpirun's own code says nothing about why its ranks were killed.
-  return relay.ended() ? static_cast<int>(ExitCode::killed) : code;
-}
-
 void report(const RunConfig& run) {
   const RunSummary summary = summarize(run);
   atomic_write(run.run_dir / "summary.json", to_json(summary) + "\n");
@@ -101,7 +33,8 @@ void report(const RunConfig& run) {
     if (score == nullptr) continue;
     std::fputs(format_samples(stage.folder / "samples.jsonl", score->samples).c_str(), stdout);
   }
-  std::printf("\n%s\n%s\n", format_table(summary).c_str(), (run.run_dir / "summary.json").c_str());
+  std::printf("\n%s\n%s\n%s\n", format_table(summary).c_str(),
+              format(goodput_of(run.run_dir)).c_str(), (run.run_dir / "summary.json").c_str());
 }
 
 }  // namespace
@@ -118,6 +51,7 @@ std::string advice(int code, const fs::path& logs) {
   switch (static_cast<ExitCode>(code)) {
     case ExitCode::requeue:
     case ExitCode::killed:
+    case ExitCode::suspect:
       return "run the same command to go on from the last checkpoint";
     case ExitCode::internal:
       return "this is a bug of ours; please report it with the files in " + logs.string();
@@ -134,6 +68,14 @@ std::string advice(int code, const fs::path& logs) {
   return "its processes were killed, for want of memory perhaps (see `dmesg`); run the same "
          "command "
          "to go on from the last checkpoint, with fewer --ranks if it happens again";
+}
+
+Crew crew_for(const SupervisorOptions& options, const StageConfig& stage) {
+  const bool alone = !uses_all_ranks(stage);
+  if (options.allocation && !alone) return options.allocation->next();
+  Crew crew;
+  crew.ranks = crew.ranks_per_node = alone ? 1 : options.ranks;
+  return crew;
 }
 
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
@@ -176,7 +118,7 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
       continue;
     }
     log::info("stage " + stage.name + (status == StageStatus::started ? " (goes on)" : ""));
-    const int code = run_to_end(run, options, stage, relay);
+    const int code = run_attempts(run, options, stage, relay);
     if (code != 0) {
       log::warning("stage " + stage.name + " ended with code " + std::to_string(code) + ": " +
                    advice(code, run.run_dir / "logs"));

@@ -25,9 +25,9 @@ struct SupervisorOptions {
   std::shared_ptr<slurm::Allocation> allocation;  // srun: where an attempt's nodes come from
 };
 
-// A request to stop, for a supervisor on any host: <run>/STOP exists.
-inline constexpr const char* kStopFile = "STOP";
-
+// Who works in the attempt that begins now. In an allocation: on the nodes that still work; throws
+// Error(requeue) when those are too few.
+Crew crew_for(const SupervisorOptions& options, const StageConfig& stage);
 // The command that runs one stage: the launcher for the ranks of a crew, the bare program for a
 // single rank of this machine.
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,

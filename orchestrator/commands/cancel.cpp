@@ -9,11 +9,12 @@
 #include "core/file.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/progress.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
-#include "orchestrator/supervisor.hpp"
 
 namespace demist::cli {
 namespace {
@@ -98,7 +99,7 @@ int cancel(const Arguments& arguments, const mpi::Comm&) {
     return 0;
   }
   atomic_write(run / kStopFile, "");
-  append_event(run, "stop_asked", {{"host", slurm::host_name()}});
+  append_event(run, "stop_asked", {{"host", host_name()}});
   require_answer(before);
   cancel_jobs(before, true);
   if (options.has("now")) {

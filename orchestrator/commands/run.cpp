@@ -9,10 +9,11 @@
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/config.hpp"
 #include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/launch.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/run_stage.hpp"
-#include "orchestrator/slurm/run_facts.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/supervisor.hpp"
 
 namespace demist::cli {
@@ -43,7 +44,7 @@ void open_run(const RunConfig& run, const SupervisorOptions& options) {
 // Leaves what `demist status` must know of a supervisor.
 int supervise_and_tell(const RunConfig& run, const SupervisorOptions& options) {
   open_run(run, options);
-  const nlohmann::ordered_json me{{"host", slurm::host_name()}, {"process", ::getpid()}};
+  const nlohmann::ordered_json me{{"host", host_name()}, {"process", ::getpid()}};
   nlohmann::ordered_json fields = me;
   fields["srun"] = options.allocation != nullptr;
   append_event(run.run_dir, "run_start", fields);

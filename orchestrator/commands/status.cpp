@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "orchestrator/commands/commands.hpp"
+#include "orchestrator/goodput.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/allocation.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
@@ -50,6 +51,7 @@ ordered_json to_json(const fs::path& folder, const Inspection& found) {
                   {"restarts", queued->restarts}});
     jobs.push_back(row);
   }
+  json["goodput"] = goodput_of(folder).share();
   json["stages"] = stages;
   json["jobs"] = jobs;
   json["avoided_nodes"] = slurm::read_bad_nodes(folder);
@@ -75,6 +77,8 @@ std::string to_text(const fs::path& folder, const Inspection& found) {
   if (found.jobs.empty() && found.facts.events.started > 0 && !state.is_over())
     text += "  process " + std::to_string(found.facts.events.process) + " on " +
             found.facts.events.host + "\n";
+  if (const Goodput goodput = goodput_of(folder); goodput.working() > 0)
+    text += "  " + format(goodput) + "\n";
   for (const std::string& node : slurm::read_bad_nodes(folder))
     text += "  node " + node + " is avoided (" + (folder / "bad-nodes").string() + ")\n";
   if (state.activity == slurm::Activity::failed)

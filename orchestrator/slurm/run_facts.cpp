@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/slurm/run_facts.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -13,11 +10,12 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/run_folder.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/slurm/run_logs.hpp"
 #include "orchestrator/stage_state.hpp"
-#include "orchestrator/supervisor.hpp"
 
 namespace demist::slurm {
 namespace {
@@ -45,7 +43,7 @@ void note_attempt(const json& line, double time, RunEvents& events) {
   if (code == 0 || code == static_cast<int>(ExitCode::requeue)) return;
   events.failed = time;
   events.cause = line.value("cause", "code " + std::to_string(code));
-  if (!line.contains("rank")) return;
+  if (!line.contains("rank") || events.cause.starts_with("rank ")) return;
   const std::string who =
       "rank " + std::to_string(line.value("rank", 0)) + " on " + line.value("host", "?");
   events.cause = who + ": " + events.cause;
@@ -242,12 +240,6 @@ fs::path find_run(const std::string& name) {
     if (is_run_folder(entry.path())) known.push_back(entry.path().filename().string());
   throw ConfigError("there is no run '" + name + "': neither " + name + " nor runs/" + name +
                     " holds a recipe.textproto" + did_you_mean(name, known));
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
 }
 
 }  // namespace demist::slurm

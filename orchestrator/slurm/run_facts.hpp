@@ -33,6 +33,4 @@ Inspection inspect_run(const std::filesystem::path& run_dir);
 // The run folder a user means: a folder, or the name of one in runs/. Throws ConfigError.
 std::filesystem::path find_run(const std::string& name);
 
-std::string host_name();
-
 }  // namespace demist::slurm

@@ -12,11 +12,11 @@
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/run_plan.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/slurm/allocation.hpp"
 #include "orchestrator/slurm/job_script.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/stage_state.hpp"
-#include "orchestrator/supervisor.hpp"
 
 namespace demist::slurm {
 namespace {
