@@ -17,6 +17,8 @@ enum class ExitCode : int {
   environment = 5,  // MPI, devices, file system
   numeric = 6,      // non-finite loss or gradient
   requeue = 75,     // saved, wants to go on: restart or requeue me
+  suspect = 76,     // a rank hung or died: go on from the last checkpoint, without its machine if
+                    // that happens again
   killed = 130,     // stopped at once by a second Ctrl-C: goes on from the last checkpoint
 };
 

@@ -33,52 +33,66 @@ int narrow(std::size_t count) {
   return static_cast<int>(count);
 }
 
-Comm owning(MPI_Comm raw) {
+Comm owning(MPI_Comm raw, Heartbeat* heartbeat) {
   // The default handler ends the job before any check of ours sees a code.
   MPI_Comm_set_errhandler(raw, MPI_ERRORS_RETURN);
-  return Comm(std::make_shared<Comm::Handle>(raw, true));
+  return Comm(std::make_shared<Comm::Handle>(raw, true), heartbeat);
 }
 
 }  // namespace
 
-Comm::Comm(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {
+Comm::Comm(std::shared_ptr<Handle> handle, Heartbeat* heartbeat)
+    : handle_(std::move(handle)), heartbeat_(heartbeat) {
   check(MPI_Comm_rank(handle_->raw, &rank_), "MPI_Comm_rank");
   check(MPI_Comm_size(handle_->raw, &size_), "MPI_Comm_size");
 }
 
 Comm Comm::duplicate() const {
-  if (!handle_) return {};
+  if (!handle_) return *this;
+  const Call call(*this, "duplicate");
   MPI_Comm raw = MPI_COMM_NULL;
   check(MPI_Comm_dup(handle_->raw, &raw), "MPI_Comm_dup");
-  return owning(raw);
+  return owning(raw, heartbeat_);
 }
 
 Comm Comm::split(int color, int key) const {
-  if (!handle_) return {};
+  if (!handle_) return *this;
+  const Call call(*this, "split");
   MPI_Comm raw = MPI_COMM_NULL;
   check(MPI_Comm_split(handle_->raw, color, key, &raw), "MPI_Comm_split");
-  return owning(raw);
+  return owning(raw, heartbeat_);
 }
 
 Comm Comm::split_node() const {
-  if (!handle_) return {};
+  if (!handle_) return *this;
+  const Call call(*this, "split");
   MPI_Comm raw = MPI_COMM_NULL;
   check(MPI_Comm_split_type(handle_->raw, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &raw),
         "MPI_Comm_split_type");
-  return owning(raw);
+  return owning(raw, heartbeat_);
+}
+
+Comm Comm::watched_by(Heartbeat& heartbeat) const {
+  Comm same = *this;
+  same.heartbeat_ = &heartbeat;
+  return same;
 }
 
 void Comm::barrier() const {
-  if (size_ > 1) check(MPI_Barrier(handle_->raw), "MPI_Barrier");
+  if (size_ == 1) return;
+  const Call call(*this, "barrier");
+  check(MPI_Barrier(handle_->raw), "MPI_Barrier");
 }
 
 void Comm::broadcast(std::span<std::byte> bytes, int root) const {
   if (size_ == 1) return;
+  const Call call(*this, "broadcast");
   check(MPI_Bcast(bytes.data(), narrow(bytes.size()), MPI_BYTE, root, handle_->raw), "MPI_Bcast");
 }
 
 std::string Comm::broadcast(std::string text, int root) const {
   if (size_ == 1) return text;
+  const Call call(*this, "broadcast");
   std::int64_t size = static_cast<std::int64_t>(text.size());
   check(MPI_Bcast(&size, 1, MPI_INT64_T, root, handle_->raw), "MPI_Bcast");
   text.resize(static_cast<std::size_t>(size));
@@ -88,6 +102,7 @@ std::string Comm::broadcast(std::string text, int root) const {
 
 std::vector<std::string> Comm::gather(std::string_view mine, int root) const {
   if (size_ == 1) return {std::string(mine)};
+  const Call call(*this, "gather");
   const int count = narrow(mine.size());
   std::vector<int> counts(static_cast<std::size_t>(size_)), starts(counts);
   check(MPI_Gather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, root, handle_->raw),
@@ -112,6 +127,7 @@ std::vector<std::string> Comm::gather(std::string_view mine, int root) const {
 
 std::int64_t Comm::all_reduce_max(std::int64_t value) const {
   if (size_ == 1) return value;
+  const Call call(*this, "all_reduce");
   std::int64_t result = 0;
   check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, handle_->raw), "MPI_Allreduce");
   return result;
@@ -119,16 +135,19 @@ std::int64_t Comm::all_reduce_max(std::int64_t value) const {
 
 std::int64_t Comm::all_reduce_sum(std::int64_t value) const {
   if (size_ == 1) return value;
+  const Call call(*this, "all_reduce");
   std::int64_t result = 0;
   check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_SUM, handle_->raw), "MPI_Allreduce");
   return result;
 }
 
 void Comm::send(std::string_view text, int to, int tag) const {
+  const Call call(*this, "send");
   check(MPI_Send(text.data(), narrow(text.size()), MPI_BYTE, to, tag, handle_->raw), "MPI_Send");
 }
 
 std::pair<int, std::string> Comm::receive(int from, int tag) const {
+  const Call call(*this, "receive");
   MPI_Status status;
   const int source = from == any_source ? MPI_ANY_SOURCE : from;
   check(MPI_Probe(source, tag, handle_->raw, &status), "MPI_Probe");
@@ -148,9 +167,27 @@ bool Comm::has_message(int from, int tag) const {
   return waiting != 0;
 }
 
+namespace {
+
+// Open MPI would end the process with a page of text.
+void refuse_srun_without_mpi() {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (tasks != nullptr && std::string(tasks) != "1" && !launched_by_mpi())
+    throw EnvironmentError(std::string("srun started ") + tasks +
+                           " tasks that do not know of each other; use srun --mpi=pmix, of the "
+                           "PMIx that Open MPI was built with (srun --mpi=list, ompi_info)");
+}
+
+}  // namespace
+
 Session::Session(int* argc, char*** argv) {
-  // A singleton asks for a daemon that bare machines lack.
-  if (!launched_by_mpi()) ::setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  refuse_srun_without_mpi();
+  if (!launched_by_mpi()) {
+    // A singleton asks for a daemon that bare machines lack,
+    ::setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    // and in a shell that srun started, for a PMIx that is not meant for it.
+    ::unsetenv("SLURM_STEP_ID");
+  }
   // Open MPI looks at the machine with hwloc, whose x86 component asks every core for its CPUID: up
   // to a second in a virtual machine, for what Linux has told already.
   ::setenv("HWLOC_COMPONENTS", "-x86", 0);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/heartbeat.hpp"
 
 namespace demist::mpi {
 
@@ -22,13 +23,17 @@ class Comm {
   struct Handle;     // owns an MPI_Comm
   Comm() = default;  // a group of one that needs no MPI: its collectives do nothing, and what is
                      // made of it is such a group too
-  explicit Comm(std::shared_ptr<Handle> handle);
+  explicit Comm(std::shared_ptr<Handle> handle, Heartbeat* heartbeat = nullptr);
 
   int rank() const { return rank_; }
   int size() const { return size_; }
   Comm duplicate() const;                // messages on it never match messages on this one
   Comm split(int color, int key) const;  // ranks of one color, ordered by key
   Comm split_node() const;               // ranks that share this machine's memory
+  // The same group; its collectives, and those of what is made of it, show in this rank's
+  // heartbeat, which outlives them all.
+  Comm watched_by(Heartbeat& heartbeat) const;
+  Heartbeat* heartbeat() const { return heartbeat_; }  // null: nobody watches
 
   void barrier() const;
   void broadcast(std::span<std::byte> bytes, int root) const;
@@ -47,9 +52,30 @@ class Comm {
 
  private:
   std::shared_ptr<Handle> handle_;
+  Heartbeat* heartbeat_ = nullptr;
   int rank_ = 0;
   int size_ = 1;
 };
+
+// While in scope, this rank's heartbeat shows that it is in the collective `name` (static text).
+class Call {
+ public:
+  Call(const Comm& comm, const char* name) : heartbeat_(comm.heartbeat()) {
+    if (heartbeat_ != nullptr) heartbeat_->begin_call(name);
+  }
+  ~Call() {
+    if (heartbeat_ != nullptr) heartbeat_->end_call();
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+ private:
+  Heartbeat* heartbeat_;
+};
+// What this rank does from now on, for whoever watches it.
+inline void enter(const Comm& comm, Phase phase) {
+  if (comm.heartbeat() != nullptr) comm.heartbeat()->enter(phase);
+}
 
 // Initializes MPI (thread level FUNNELED, errors returned) and finalizes it at the end of main.
 // Owned by main outside its try block: an abort during unwinding would lose the message.

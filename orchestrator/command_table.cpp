@@ -10,14 +10,20 @@ namespace demist::cli {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
-      {"run", "every stage of a recipe, on this machine", false, run_recipe},
+      {"run", "every stage of a recipe, on this machine or in an allocation", false, run_recipe},
       {"train", "one stage of a recipe, as started by run, mpirun or srun", true, train},
+      {"submit", "the stages of a recipe as Slurm jobs", false, submit},
+      {"status", "what a run is doing", false, status},
+      {"logs", "what a run says", false, logs},
+      {"cancel", "save and stop a run", false, cancel},
+      {"resume", "go on with a run that stopped", false, resume},
       {"corpus", "build, verify or show a token corpus", true, corpus},
       {"tokenizer", "train a tokenizer, encode or decode with one", false, tokenizer},
       {"generate", "answers of a trained model to prompts", false, generate},
       {"evaluate", "score a trained model on a file of prompts and responses", false, evaluate},
       {"checkpoint", "list, verify or prune the checkpoints of a run", false, checkpoints},
       {"inspect", "what a run, checkpoint, corpus, shard or tokenizer holds", false, inspect},
+      {"doctor", "try what a run needs, on every node", true, doctor},
       {"help", "this page, or the page of one command", false, help},
       {"version", "the version of this program", false, version},
   };

@@ -190,6 +190,9 @@ class Converter {
       if (std::find(config.tasks.begin(), config.tasks.end(), t.name()) != config.tasks.end())
         config.batch.sequence_length = std::max(config.batch.sequence_length, t.max_length());
     config.optimizer = optimizer(stage.optimizer(), stage.steps());
+    const recipe::Guard& guard = stage.guard();
+    config.guard = {guard.bad_in_a_row(), guard.window(), guard.loss_spike(), guard.norm_spike()};
+    config.rollbacks = guard.rollbacks();
     config.noise = noise(stage);
     config.hidden_dropout = stage.hidden_dropout();
     config.attention_dropout = stage.attention_dropout();
@@ -252,6 +255,11 @@ void convert_parallel(const Recipe& recipe, RunConfig& config) {
                  recipe.checkpoint().keep_best()};
 }
 
+RecoveryConfig recovery_of(const recipe::Recovery& r) {
+  return {r.attempts(), r.delay_seconds(), r.longest_delay_seconds(), r.min_ranks(),
+          r.hang_factor()};
+}
+
 template <class List, class Name>
 const auto& find_named(const List& list, const std::string& name, const char* what,
                        const Name& name_of) {
@@ -310,6 +318,7 @@ RunConfig parse_recipe(const std::string& text, const fs::path& file,
   config.tokenizer = converter.tokenizer();
   config.model = converter.model();
   convert_parallel(recipe, config);
+  config.recovery = recovery_of(recipe.recovery());
   for (const auto& corpus : recipe.corpora()) config.corpora.push_back(converter.corpus(corpus));
   for (const auto& task : recipe.tasks()) config.tasks.push_back(converter.task(task));
   for (const Stage& stage : recipe.stages())

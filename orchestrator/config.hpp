@@ -19,6 +19,7 @@
 #include "worker/device.hpp"
 #include "worker/evaluate/baseline.hpp"
 #include "worker/generate/sampler.hpp"
+#include "worker/step_guard.hpp"
 
 namespace demist {
 
@@ -58,6 +59,8 @@ struct TrainingStage {
   std::int64_t steps = 0;
   data::BatchShape batch;
   OptimizerConfig optimizer;
+  GuardConfig guard;
+  std::int32_t rollbacks = 0;
   data::Noise noise;
   float hidden_dropout = 0, attention_dropout = 0;
   bool document_mask = false;
@@ -90,6 +93,14 @@ struct StageConfig {
   fs::path checkpoints() const { return folder / "checkpoints"; }
 };
 
+// What `demist run` does when an attempt at a stage fails.
+struct RecoveryConfig {
+  int attempts = 3;  // without a new step, then it gives up
+  double delay_seconds = 5, longest_delay_seconds = 300;
+  int min_ranks = 0;       // 0: always as many as at first
+  double hang_factor = 2;  // of the slowest recent step; 0: no rank counts as hung
+};
+
 struct RunConfig {
   std::string name;
   std::uint64_t seed = 1;
@@ -106,6 +117,7 @@ struct RunConfig {
   double peak_gflops = 0;             // 0: measured on CPUs, else unknown
   std::int64_t checkpoint_every = 0;  // 0: at the end only
   checkpoint::Retention keep;
+  RecoveryConfig recovery;
   std::vector<StageConfig> stages;
   std::string resolved;  // the whole recipe as text, defaults and overrides filled in
   std::string hash;      // SHA-256 of what changes results: not ranks, threads, folders, cadence

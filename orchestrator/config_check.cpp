@@ -60,10 +60,11 @@ const std::map<Stage::Kind, std::vector<std::string>>& fields_of_kind() {
       {Stage::CORPUS, {}},
       {Stage::PRETRAIN,
        {"start_from", "corpus", "held_out", "steps", "batch", "optimizer", "mlm", "rdm",
-        "hidden_dropout", "attention_dropout", "document_mask", "language_alpha", "evaluate"}},
+        "hidden_dropout", "attention_dropout", "document_mask", "language_alpha", "evaluate",
+        "guard"}},
       {Stage::ADAPT,
        {"start_from", "tasks", "steps", "batch", "optimizer", "rdm", "hidden_dropout",
-        "attention_dropout", "evaluate"}},
+        "attention_dropout", "evaluate", "guard"}},
       {Stage::SCORE,
        {"start_from", "tasks", "decoding", "metric", "baseline", "samples", "limit"}}};
   return fields;
@@ -210,6 +211,16 @@ void check_checkpoints(ParsedRecipe& recipe) {
                  "set evaluate.every_steps of a stage so that it meets checkpoint.every_steps");
 }
 
+void check_recovery(ParsedRecipe& recipe) {
+  const recipe::Recovery& r = recipe.message().recovery();
+  check_range(recipe, "recovery.attempts", r.attempts(), kAtLeastOne);
+  check_range(recipe, "recovery.delay_seconds", r.delay_seconds(), kNotNegative);
+  check_range(recipe, "recovery.longest_delay_seconds", r.longest_delay_seconds(), kNotNegative);
+  check_range(recipe, "recovery.min_ranks", r.min_ranks(), kNotNegative);
+  recipe.require(r.hang_factor() == 0 || r.hang_factor() >= 1, "recovery.hang_factor",
+                 "is " + number(r.hang_factor()), "must be 1 or greater, or 0 for none");
+}
+
 void check_inputs(ParsedRecipe& recipe) {
   const Recipe& r = recipe.message();
   const auto has = [&](Stage::Kind kind) {
@@ -311,6 +322,18 @@ void check_length(ParsedRecipe& recipe, const Stage& stage, const std::string& p
                  "raise it to at least " + std::to_string(copies * length));
 }
 
+void check_guard(ParsedRecipe& recipe, const Stage& stage) {
+  const std::string path = "stages." + stage.name() + ".guard.";
+  const recipe::Guard& g = stage.guard();
+  check_range(recipe, path + "bad_in_a_row", g.bad_in_a_row(), kAtLeastOne);
+  check_range(recipe, path + "rollbacks", g.rollbacks(), kNotNegative);
+  check_range(recipe, path + "window", g.window(), kAtLeastOne);
+  for (const auto& [field, factor] :
+       {std::pair{"loss_spike", g.loss_spike()}, {"norm_spike", g.norm_spike()}})
+    recipe.require(factor == 0 || factor > 1, path + field, "is " + number(factor),
+                   "must be greater than 1, or 0 for none");
+}
+
 void check_training(ParsedRecipe& recipe, const Stage& stage) {
   const Recipe& r = recipe.message();
   const std::string path = "stages." + stage.name() + ".";
@@ -324,6 +347,7 @@ void check_training(ParsedRecipe& recipe, const Stage& stage) {
   check_range(recipe, path + "evaluate.micro_batches", stage.evaluate().micro_batches(),
               kAtLeastOne);
   check_optimizer(recipe, stage);
+  check_guard(recipe, stage);
   check_noise(recipe, stage);
   if (stage.kind() == Stage::PRETRAIN) {
     check_reference(recipe, path + "corpus", stage.corpus(), "corpora", names_of(r.corpora()));
@@ -397,6 +421,7 @@ void check_values(ParsedRecipe& recipe) {
   check_inputs(recipe);
   check_parallel(recipe);
   check_checkpoints(recipe);
+  check_recovery(recipe);
   std::vector<std::string> earlier_training;
   bool model_checked = false;
   for (const Stage& stage : r.stages()) {

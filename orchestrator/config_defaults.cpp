@@ -21,6 +21,7 @@ constexpr const char* kTraining = R"(
   batch { micro_batches: 1 max_tokens: 4096 }
   optimizer { warmup_steps: 0 final_fraction: 0 beta1: 0.9 beta2: 0.98 epsilon: 1e-6
               weight_decay: 0.01 clip_norm: 1 }
+  guard { bad_in_a_row: 3 rollbacks: 2 window: 128 loss_spike: 0 norm_spike: 0 }
   evaluate { every_steps: 0 micro_batches: 8 })";
 constexpr const char* kPretrain = R"(batch { sequence_length: 512 } language_alpha: 1)";
 constexpr const char* kMlm =
@@ -66,6 +67,8 @@ void apply_defaults(recipe::Recipe& recipe) {
   complete(recipe.mutable_parallel(), "ranks: 1 tensor: 1 threads: 0 peak_gflops: 0");
   complete(recipe.mutable_checkpoint(),
            "every_steps: 0 keep_last: 2 keep_every_steps: 0 keep_best: 0");
+  complete(recipe.mutable_recovery(),
+           "attempts: 3 delay_seconds: 5 longest_delay_seconds: 300 min_ranks: 0 hang_factor: 2");
   for (recipe::Stage& stage : *recipe.mutable_stages()) {
     if (stage.kind() == recipe::Stage::PRETRAIN || stage.kind() == recipe::Stage::ADAPT)
       complete_training(stage, recipe.model());

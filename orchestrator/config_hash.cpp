@@ -83,6 +83,7 @@ std::string result_text(const Recipe& whole, const std::string& stage) {
   recipe.clear_run_dir();
   recipe.clear_parallel();
   recipe.clear_checkpoint();
+  recipe.clear_recovery();
   for (Stage& s : *recipe.mutable_stages()) {
     s.clear_samples();
     if (s.has_decoding()) s.mutable_decoding()->clear_max_tokens();

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/config_recipe.hpp"
 
-#include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/stubs/strutil.h>
 
 #include <algorithm>
 #include <charconv>
-#include <regex>
 
 #include "core/error.hpp"
 #include "orchestrator/nearest.hpp"
@@ -14,55 +12,7 @@
 namespace demist::config {
 namespace {
 
-// Keeps the first error; protobuf's parser stops there.
-class FirstError : public pb::io::ErrorCollector {
- public:
-  void AddError(int line, pb::io::ColumnNumber column, const std::string& message) override {
-    if (text.empty()) {
-      at = std::to_string(line + 1) + ":" + std::to_string(column + 1);
-      text = message;
-    }
-  }
-  std::string at, text;
-};
-
-const pb::Descriptor* find_message(const std::string& full_name) {
-  return pb::DescriptorPool::generated_pool()->FindMessageTypeByName(full_name);
-}
-
-const pb::EnumDescriptor* find_enum_of_field(const pb::Descriptor* type, const std::string& field) {
-  for (int i = 0; i < type->field_count(); ++i) {
-    const pb::FieldDescriptor* candidate = type->field(i);
-    if (candidate->name() == field && candidate->enum_type() != nullptr)
-      return candidate->enum_type();
-    if (candidate->message_type() != nullptr)
-      if (const auto* found = find_enum_of_field(candidate->message_type(), field)) return found;
-  }
-  return nullptr;
-}
-
-// Protobuf's message in our words, with the nearest known name as the remedy.
-std::string explain(const std::string& text) {
-  static const std::regex unknown_field(
-      "Message type \"([^\"]+)\" has no field named \"([^\"]+)\"");
-  static const std::regex unknown_value(
-      "Unknown enumeration value of \"([^\"]+)\" for field "
-      "\"([^\"]+)\"");
-  std::smatch match;
-  if (std::regex_search(text, match, unknown_field)) {
-    const pb::Descriptor* type = find_message(match[1]);
-    const std::string name = match[2];
-    std::string remedy = did_you_mean(name, names(type));
-    if (remedy.empty()) remedy = "; " + type->name() + " has: " + join(names(type), ", ");
-    return name + ": unknown field of " + type->name() + remedy;
-  }
-  if (std::regex_search(text, match, unknown_value)) {
-    const auto* type = find_enum_of_field(recipe::Recipe::descriptor(), match[2]);
-    std::string known = type == nullptr ? "" : "; use one of " + join(names(type), ", ");
-    return match[2].str() + ": unknown value \"" + match[1].str() + "\"" + known;
-  }
-  return text + "; see configs/recipe.proto for the fields";
-}
+constexpr const char* kManual = "configs/recipe.proto";
 
 std::vector<std::string> element_names(const pb::Message& parent,
                                        const pb::FieldDescriptor* field) {
@@ -113,26 +63,8 @@ std::string as_text(const pb::FieldDescriptor* field, const std::string& value) 
 
 }  // namespace
 
-std::vector<std::string> names(const pb::Descriptor* type) {
-  std::vector<std::string> known;
-  for (int i = 0; i < type->field_count(); ++i) known.push_back(type->field(i)->name());
-  return known;
-}
-
-std::vector<std::string> names(const pb::EnumDescriptor* type) {
-  std::vector<std::string> known;
-  for (int i = 0; i < type->value_count(); ++i)
-    if (type->value(i)->name() != "UNSET") known.push_back(type->value(i)->name());
-  return known;
-}
-
 ParsedRecipe::ParsedRecipe(const std::string& text, std::string file) : file_(std::move(file)) {
-  FirstError error;
-  pb::TextFormat::Parser parser;
-  parser.RecordErrorsTo(&error);
-  parser.WriteLocationsTo(&locations_);
-  if (!parser.ParseFromString(text, &message_))
-    throw ConfigError(file_ + ":" + error.at + ": " + explain(error.text));
+  parse_text(text, file_, kManual, message_, &locations_);
 }
 
 Place ParsedRecipe::resolve(std::string_view path) {
@@ -186,10 +118,8 @@ void ParsedRecipe::set(const std::string& assignment) {
   std::string text;
   for (const std::string& one : values)
     text += place.field->name() + ": " + as_text(place.field, one) + "\n";
-  FirstError error;
-  pb::TextFormat::Parser parser;
-  parser.RecordErrorsTo(&error);
-  if (!parser.MergeFromString(text, place.parent)) throw ConfigError(prefix + explain(error.text));
+  const std::string problem = merge_text(text, kManual, *place.parent);
+  if (!problem.empty()) throw ConfigError(prefix + problem);
   overridden_.insert(path);
 }
 

@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <google/protobuf/text_format.h>
-
 #include <filesystem>
 #include <optional>
 #include <set>
@@ -12,10 +10,9 @@
 #include <vector>
 
 #include "configs/recipe.pb.h"
+#include "orchestrator/config_text.hpp"
 
 namespace demist::config {
-
-namespace pb = google::protobuf;
 
 // A path names a field: "model.hidden", "stages.pretrain.batch.max_tokens", "tasks.0.file".
 struct Place {
@@ -55,10 +52,6 @@ class ParsedRecipe {
   pb::TextFormat::ParseInfoTree locations_;
   std::set<std::string> overridden_;
 };
-
-// Names of a message's fields, or of an enumeration's values.
-std::vector<std::string> names(const pb::Descriptor* type);
-std::vector<std::string> names(const pb::EnumDescriptor* type);
 
 // Fills every unset optional field that its kind of stage uses: the one place of default values.
 void apply_defaults(recipe::Recipe& recipe);

@@ -39,6 +39,11 @@ std::string encode(const ControlMessage& message) {
     wire.mutable_save()->set_step(save->step);
   } else if (const auto* evaluate = std::get_if<Evaluate>(&message)) {
     wire.mutable_evaluate()->set_step(evaluate->step);
+  } else if (const auto* rollback = std::get_if<Rollback>(&message)) {
+    wire.mutable_rollback()->set_step(rollback->step);
+    wire.mutable_rollback()->set_data_steps(rollback->data_steps);
+  } else if (std::holds_alternative<Settle>(message)) {
+    wire.mutable_settle();
   } else {
     const Stop& stop = std::get<Stop>(message);
     wire.mutable_stop()->set_reason(static_cast<control::Stop::Reason>(stop.reason));
@@ -60,6 +65,10 @@ ControlMessage decode_message(const std::string& bytes) {
       return Evaluate{wire.evaluate().step()};
     case control::ControlMessage::kStop:
       return Stop{static_cast<Stop::Reason>(wire.stop().reason()), wire.stop().step()};
+    case control::ControlMessage::kRollback:
+      return Rollback{wire.rollback().step(), wire.rollback().data_steps()};
+    case control::ControlMessage::kSettle:
+      return Settle{};
     default:
       throw EnvironmentError(
           "rank 0 sent a control message of unknown kind; do all ranks run one "
@@ -74,10 +83,12 @@ std::string encode(const RankReport& report) {
   wire.set_grad_norm(report.step.grad_norm);
   wire.set_lr(report.step.lr);
   wire.set_tokens(report.step.tokens);
-  wire.set_finite(report.step.finite);
+  wire.set_verdict(static_cast<int>(report.step.verdict));
   wire.set_rescaled(report.step.rescaled);
   wire.set_compute_seconds(report.step.compute_seconds);
   wire.set_stop_requested(report.stop_requested);
+  wire.set_exhausted(report.step.exhausted);
+  wire.set_rollbacks(report.step.rollbacks);
   return wire.SerializeAsString();
 }
 
@@ -91,10 +102,12 @@ RankReport decode_report(const std::string& bytes) {
   report.step.grad_norm = wire.grad_norm();
   report.step.lr = wire.lr();
   report.step.tokens = wire.tokens();
-  report.step.finite = wire.finite();
+  report.step.verdict = static_cast<StepVerdict>(wire.verdict());
   report.step.rescaled = wire.rescaled();
   report.step.compute_seconds = wire.compute_seconds();
   report.stop_requested = wire.stop_requested();
+  report.step.exhausted = wire.exhausted();
+  report.step.rollbacks = wire.rollbacks();
   return report;
 }
 
@@ -133,6 +146,7 @@ void ControlChannel::post(const std::optional<ControlMessage>& message) {
 
 ControlMessage ControlChannel::wait() {
   Impl& c = *impl_;
+  const mpi::Call call(c.comm, "control message");
   mpi::check(MPI_Wait(&c.broadcast, MPI_STATUS_IGNORE), "MPI_Wait");
   const std::size_t length = c.frame.length, head = std::min(length, c.frame.head.size());
   std::string bytes(c.frame.head.data(), head);
@@ -161,6 +175,7 @@ std::vector<RankReport> ControlChannel::report(const RankReport& mine) {
 std::vector<RankReport> ControlChannel::drain() {
   Impl& c = *impl_;
   if (c.gather == MPI_REQUEST_NULL) return {};
+  const mpi::Call call(c.comm, "report");
   mpi::check(MPI_Wait(&c.gather, MPI_STATUS_IGNORE), "MPI_Wait");
   std::vector<RankReport> reports;
   for (const ReportFrame& frame : c.all) {

@@ -21,9 +21,10 @@ Coordinator::Coordinator(const CoordinatorConfig& config)
 
 ControlMessage Coordinator::next() {
   ensure(!stopped_, "the coordinator was asked for a message after Stop");
-  if (not_finite_step_ >= 0) {  // the state is as bad as the step: nothing is saved
+  if (exhausted_step_ >= 0) {  // what was planned is for a state that will not come
     pending_.clear();
-    pending_.emplace_back(Stop{Stop::Reason::not_finite, not_finite_step_});
+    pending_.push_back(after_exhaustion());
+    exhausted_step_ = -1;
   }
   if (pending_.empty()) plan_next();
   ControlMessage message = std::move(pending_.front());
@@ -33,12 +34,25 @@ ControlMessage Coordinator::next() {
   return message;
 }
 
+// Back to the newest checkpoint of the regular ones that was saved before the step before the first
+// bad one: a pure function of the steps, whatever was saved besides. Nothing is saved on Stop.
+ControlMessage Coordinator::after_exhaustion() {
+  const std::int64_t first_bad = exhausted_step_ - config_.bad_in_a_row + 1;
+  const std::int64_t every = config_.save_every;
+  const std::int64_t to = every > 0 && first_bad > 0 ? (first_bad - 1) / every * every : 0;
+  if (to == 0 || rollbacks_ >= config_.rollbacks)
+    return Stop{Stop::Reason::not_finite, exhausted_step_};
+  next_step_ = saved_step_ = to;
+  return Rollback{to, exhausted_step_ + 1 - to};
+}
+
 // Adds one step and what follows it, or the end.
 void Coordinator::plan_next() {
   const bool last = next_step_ >= config_.total_steps;
   if (last || stop_requested_) {
     if (last && config_.evaluate) pending_.emplace_back(Evaluate{next_step_});
     if (saved_step_ < next_step_) pending_.emplace_back(Save{next_step_});
+    pending_.emplace_back(Settle{});
     pending_.emplace_back(Stop{last ? Stop::Reason::done : Stop::Reason::interrupted, next_step_});
     return;
   }
@@ -54,7 +68,8 @@ void Coordinator::plan_next() {
 void Coordinator::receive(std::span<const RankReport> reports) {
   for (const RankReport& report : reports) {
     stop_requested_ = stop_requested_ || report.stop_requested;
-    if (!report.step.finite && not_finite_step_ < 0) not_finite_step_ = report.step.step;
+    if (report.step.exhausted) exhausted_step_ = report.step.step;
+    rollbacks_ = report.step.rollbacks;
   }
 }
 

@@ -23,7 +23,15 @@ struct Stop {
   Reason reason = Reason::done;
   std::int64_t step = 0;
 };
-using ControlMessage = std::variant<StepPlan, Save, Evaluate, Stop>;
+// Too many bad steps in a row: go back to the checkpoint after `step` finished steps, and leave the
+// next `data_steps` steps' worth of data out.
+struct Rollback {
+  std::int64_t step = 0;
+  std::int64_t data_steps = 0;
+};
+// Complete the reports under way: before Stop, so that the last step's is heard.
+struct Settle {};
+using ControlMessage = std::variant<StepPlan, Save, Evaluate, Stop, Rollback, Settle>;
 
 // A step as one rank saw it.
 struct RankReport {
@@ -39,6 +47,8 @@ struct CoordinatorConfig {
   std::int64_t save_every = 0;      // 0: at the end only
   bool evaluate = false;            // before the first step and after the last
   std::int64_t evaluate_every = 0;  // and every so many steps
+  std::int32_t bad_in_a_row = 1;    // steps, that exhaust
+  std::int32_t rollbacks = 0;       // of a stage; then not_finite
 };
 
 class Coordinator {
@@ -54,13 +64,15 @@ class Coordinator {
 
  private:
   void plan_next();
+  ControlMessage after_exhaustion();
 
   CoordinatorConfig config_;
   std::int64_t next_step_;
   std::int64_t saved_step_;  // of the newest checkpoint
   std::deque<ControlMessage> pending_;
   bool stop_requested_ = false;
-  std::int64_t not_finite_step_ = -1;
+  std::int64_t exhausted_step_ = -1;  // -1: none
+  std::int32_t rollbacks_ = 0;
   bool stopped_ = false;
 };
 

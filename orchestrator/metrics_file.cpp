@@ -31,20 +31,25 @@ std::string step_line(const std::string& stage, const StepReport& report, double
   line["tokens"] = report.tokens;
   line["seconds"] = seconds;
   line["tokens_per_second"] = seconds > 0 ? static_cast<double>(report.tokens) / seconds : 0.0;
+  line["load_seconds"] = report.load_seconds;
   line["rescaled"] = report.rescaled;
+  if (!report.applied()) line["skipped"] = name_of(report.verdict);
   return line.dump();
 }
 
-std::string held_out_line(const std::string& stage, std::int64_t step, double loss) {
+std::string held_out_line(const std::string& stage, std::int64_t step, double loss,
+                          double seconds) {
   ordered_json line = header("held_out", stage, step);
   line["loss"] = loss;
+  line["seconds"] = seconds;
   return line.dump();
 }
 
 std::string event_line(const std::string& stage, const std::string& event, std::int64_t step,
-                       int ranks) {
+                       int ranks, double seconds) {
   ordered_json line = header(event.c_str(), stage, step);
   line["ranks"] = ranks;
+  line["seconds"] = seconds;
   return line.dump();
 }
 

@@ -11,10 +11,10 @@
 namespace demist {
 
 std::string step_line(const std::string& stage, const StepReport& report, double seconds);
-std::string held_out_line(const std::string& stage, std::int64_t step, double loss);
-// event: "start" or "checkpoint".
+std::string held_out_line(const std::string& stage, std::int64_t step, double loss, double seconds);
+// event: "start" or "save".
 std::string event_line(const std::string& stage, const std::string& event, std::int64_t step,
-                       int ranks);
+                       int ranks, double seconds);
 
 // Appends lines; a crash can lose the last ones but never leaves half of an earlier one. A full
 // disk does not end a run: lines then wait in memory until there is room again.

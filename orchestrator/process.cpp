@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/process.hpp"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -34,33 +38,121 @@ std::vector<std::string> merged_environment(const std::map<std::string, std::str
   return merged;
 }
 
-}  // namespace
-
-int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch) {
+// Starts it in a process group of its own; the child's id, or the negated errno.
+pid_t start(const ProcessSpec& spec, const posix_spawn_file_actions_t* files) {
   std::vector<std::string> words = spec.command, variables = merged_environment(spec.environment);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
   posix_spawnattr_setpgroup(&attributes, 0);
   pid_t pid = 0;
-  const int error = posix_spawnp(&pid, words.front().c_str(), nullptr, &attributes,
+  const int error = posix_spawnp(&pid, words.front().c_str(), files, &attributes,
                                  pointers(words).data(), pointers(variables).data());
   posix_spawnattr_destroy(&attributes);
-  if (error != 0)
-    throw EnvironmentError("cannot start " + words.front() + ": " + std::strerror(error) +
+  return error == 0 ? pid : -error;
+}
+
+int exit_code(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+constexpr int kNoSuchProgram = 127;  // as of a shell
+
+// The reading end of a child's output.
+class Pipe {
+ public:
+  Pipe() {
+    if (::pipe2(ends_.data(), O_CLOEXEC) != 0)
+      throw EnvironmentError(std::string("cannot make a pipe: ") + std::strerror(errno));
+  }
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+  ~Pipe() {
+    close_writer();
+    ::close(ends_[0]);
+  }
+  int reader() const { return ends_[0]; }
+  int writer() const { return ends_[1]; }
+  void close_writer() {
+    if (ends_[1] >= 0) ::close(ends_[1]);
+    ends_[1] = -1;
+  }
+
+ private:
+  std::array<int, 2> ends_{};
+};
+
+// Appends what is there; false at the end of the stream.
+bool read_some(int file, std::string& text) {
+  std::array<char, 4096> part{};
+  const ssize_t count = ::read(file, part.data(), part.size());
+  if (count > 0) text.append(part.data(), static_cast<std::size_t>(count));
+  return count > 0 || (count < 0 && errno == EINTR);
+}
+
+// Reads both streams until the child has closed them; false when that takes too long.
+bool read_all(const Pipe& out, const Pipe& err, double patience_seconds, Captured& captured) {
+  using std::chrono::steady_clock;
+  const auto end = steady_clock::now() + std::chrono::duration<double>(patience_seconds);
+  std::array<pollfd, 2> files{{{out.reader(), POLLIN, 0}, {err.reader(), POLLIN, 0}}};
+  const std::array<std::string*, 2> texts{&captured.output, &captured.error};
+  while (files[0].fd >= 0 || files[1].fd >= 0) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(end - steady_clock::now());
+    if (left.count() <= 0) return false;
+    ::poll(files.data(), files.size(), static_cast<int>(left.count()) + 1);
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      const bool ready = files[i].fd >= 0 && files[i].revents != 0;
+      if (ready && !read_some(files[i].fd, *texts[i])) files[i].fd = -1;  // poll passes over it
+      files[i].revents = 0;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch) {
+  const pid_t pid = start(spec, nullptr);
+  if (pid < 0)
+    throw EnvironmentError("cannot start " + spec.command.front() + ": " + std::strerror(-pid) +
                            "; install it, or correct PATH or the command");
   int status = 0;
   while (true) {
     const pid_t ended = waitpid(pid, &status, watch ? WNOHANG : 0);
     if (ended == pid) break;
     if (ended < 0 && errno != EINTR)
-      throw EnvironmentError("lost " + words.front() + ": " + std::strerror(errno));
+      throw EnvironmentError("lost " + spec.command.front() + ": " + std::strerror(errno));
     if (watch) {
       watch(pid);
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
   }
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return exit_code(status);
+}
+
+Captured capture_process(const ProcessSpec& spec, double patience_seconds) {
+  Pipe out, err;
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&files, out.writer(), STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&files, err.writer(), STDERR_FILENO);
+  const pid_t pid = start(spec, &files);
+  posix_spawn_file_actions_destroy(&files);
+  Captured captured;
+  if (pid < 0) return {kNoSuchProgram, "", spec.command.front() + ": " + std::strerror(-pid)};
+  out.close_writer();
+  err.close_writer();
+  if (!read_all(out, err, patience_seconds, captured)) {
+    ::kill(-pid, SIGKILL);
+    captured.error += spec.command.front() + " did not answer in time";
+  }
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  captured.code = exit_code(status);
+  return captured;
 }
 
 }  // namespace demist

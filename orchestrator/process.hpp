@@ -1,4 +1,4 @@
-// Child processes: start one, wait for it, pass signals on.
+// Child processes: start one, wait for it, pass signals on, or keep what it said.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -18,5 +18,13 @@ struct ProcessSpec {
 // runs, `watch` is called several times a second with the child's process id (for passing signals
 // on). Returns its exit code, or 128 + signal. Throws EnvironmentError when it cannot be started.
 int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch = {});
+
+struct Captured {
+  int code = 0;  // as of run_process; 127: there is no such program
+  std::string output, error;
+};
+// Runs it with an empty standard input and keeps what it wrote. One that takes longer than
+// `patience_seconds` is killed: code 137, and `error` says so.
+Captured capture_process(const ProcessSpec& spec, double patience_seconds);
 
 }  // namespace demist

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/run_stage.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
+#include <limits>
 
 #include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
-#include "core/parallel_for.hpp"
 #include "data/corpus.hpp"
+#include "orchestrator/cores.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
+#include "orchestrator/rank_watch.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/score_stage.hpp"
 #include "orchestrator/stage_state.hpp"
@@ -60,24 +61,67 @@ std::string build_corpora(const mpi::Comm& world, const RunConfig& run) {
   return sha256_hex(hashes);
 }
 
-int usable_cores() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  return sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
-}
-
-void set_threads(const mpi::Comm& world, const RunConfig& run) {
-  const mpi::Comm node = world.split_node();
-  const int threads = run.threads > 0 ? run.threads : std::max(1, usable_cores() / node.size());
-  use_threads(threads, node.rank(), node.size());
-}
-
 void open_log(const mpi::Comm& world, const fs::path& run_dir) {
   const fs::path folder = run_dir / "logs";
   fs::create_directories(folder);
   const std::string number = std::to_string(world.rank());
   log::open_file(folder / ("rank-" + std::string(number.size() < 4 ? 4 - number.size() : 0, '0') +
                            number + ".log"));
+}
+
+// Only training has steps to measure a pause by; elsewhere a rank may work in silence for hours.
+Patience patience_of(const RunConfig& run, const StageConfig& stage) {
+  Patience patience;
+  patience.factor = run.recovery.hang_factor;
+  if (!std::holds_alternative<TrainingStage>(stage.work))
+    patience.unknown_work = std::numeric_limits<double>::infinity();
+  return patience;
+}
+
+// Leaves the identity of what it made, and what it measured, in `state`.
+ExitCode carry_out(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
+                   ProgressStyle progress, StageState& state) {
+  state.output = state.key;
+  use_share_of_cores(world, run.threads);
+  if (const auto* work = std::get_if<PrepareStage>(&stage.work))
+    mpi::together(world, "prepare", [&] {
+      if (world.rank() == 0) state.output = prepare(*work);
+    });
+  else if (std::holds_alternative<TokenizerStage>(stage.work))
+    mpi::together(world, "train tokenizer", [&] {
+      if (world.rank() == 0) state.output = make_tokenizer(run);
+    });
+  else if (std::holds_alternative<CorpusStage>(stage.work))
+    state.output = build_corpora(world, run);
+  else if (std::holds_alternative<TrainingStage>(stage.work))
+    return train_stage(world, run, stage, progress, state);
+  else
+    state.score = score_stage(world, run, stage, progress);
+  return ExitCode::done;
+}
+
+ExitCode run_opened(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
+                    ProgressStyle progress, StageState state) {
+  const double begin = steady_seconds();
+  state.began = unix_seconds();
+  std::optional<StageClock> clock;
+  mpi::together(world, "start stage " + stage.name, [&] {
+    if (world.rank() != 0) return;
+    write_started(stage, state);
+    clock.emplace(stage);
+  });
+  const ExitCode code = carry_out(world, run, stage, progress, state);
+  mpi::together(world, "finish stage " + stage.name, [&] {
+    state.seconds += steady_seconds() - begin;
+    state.began = 0;
+    clock.reset();
+    if (world.rank() != 0) return;
+    if (code == ExitCode::done) return write_done(stage, state);
+    // A full disk costs an interrupted attempt its seconds, not its exit code.
+    const mpi::Outcome written = mpi::attempt([&] { write_started(stage, state); });
+    if (!written.message.empty()) log::warning(written.message);
+  });
+  return code;
 }
 
 }  // namespace
@@ -97,6 +141,7 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     open_log(world, run.run_dir);
     // Two runs in one folder would write each other's checkpoints.
     if (world.rank() == 0) lock.emplace(run.run_dir / "lock", kLockPatience);
+    if (world.rank() == 0) clear_exit_records(run.run_dir, stage.name);
     state.key = stage_key(run, stage);
     status = require_sound(run, stage);
     if (status == StageStatus::started) state = *read_started(stage);
@@ -106,44 +151,15 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     log::info("stage " + stage.name + " is done already");
     return ExitCode::done;
   }
-  const double begin = steady_seconds();
-  state.began = unix_seconds();
-  std::optional<StageClock> clock;
-  mpi::together(world, "start stage " + stage.name, [&] {
-    if (world.rank() != 0) return;
-    write_started(stage, state);
-    clock.emplace(stage);
-  });
-
-  ExitCode code = ExitCode::done;
-  state.output = state.key;
-  set_threads(world, run);
-  if (const auto* work = std::get_if<PrepareStage>(&stage.work))
-    mpi::together(world, "prepare", [&] {
-      if (world.rank() == 0) state.output = prepare(*work);
-    });
-  else if (std::holds_alternative<TokenizerStage>(stage.work))
-    mpi::together(world, "train tokenizer", [&] {
-      if (world.rank() == 0) state.output = make_tokenizer(run);
-    });
-  else if (std::holds_alternative<CorpusStage>(stage.work))
-    state.output = build_corpora(world, run);
-  else if (std::holds_alternative<TrainingStage>(stage.work))
-    code = train_stage(world, run, stage, progress, state);
-  else
-    state.score = score_stage(world, run, stage, progress);
-
-  mpi::together(world, "finish stage " + stage.name, [&] {
-    state.seconds += steady_seconds() - begin;
-    state.began = 0;
-    clock.reset();
-    if (world.rank() != 0) return;
-    if (code == ExitCode::done) return write_done(stage, state);
-    // A full disk costs an interrupted attempt its seconds, not its exit code.
-    const mpi::Outcome written = mpi::attempt([&] { write_started(stage, state); });
-    if (!written.message.empty()) log::warning(written.message);
-  });
-  return code;
+  try {
+    const RankWatch watch(world, run.run_dir, stage.name, patience_of(run, stage));
+    return run_opened(watch.world(), run, stage, progress, state);
+  } catch (...) {
+    const mpi::Outcome failure = mpi::attempt([] { throw; });
+    write_exit_record(run.run_dir, {unix_seconds(), stage.name, world.rank(), host_name(),
+                                    failure.code, failure.message, failure.agreed});
+    throw;
+  }
 }
 
 }  // namespace demist

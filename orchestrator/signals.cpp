@@ -7,17 +7,15 @@
 namespace demist {
 namespace {
 
-// A handler can reach nothing but a global.
-volatile std::sig_atomic_t received = 0;
+// A handler can reach nothing but globals.
+volatile std::sig_atomic_t received = 0, first_signal = 0;
 
 extern "C" void count_signal(int signal) {
-  // A closing terminal hangs up twice, by its shell and by the kernel: that is one request.
-  if (signal != SIGHUP || received == 0) received = received + 1;
+  if (received == 0) first_signal = signal;
+  if (signal == SIGINT || received == 0) received = received + 1;
 }
 
-constexpr std::array kSignals = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
-
-bool ends_on_second(int signal) { return signal == SIGINT || signal == SIGTERM; }
+constexpr std::array kSignals = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP};
 
 bool is_ignored(int signal) {
   struct sigaction now {};
@@ -28,13 +26,14 @@ bool is_ignored(int signal) {
 
 StopSignals::StopSignals(Second second) {
   received = 0;
+  first_signal = 0;
   for (const int signal : kSignals) {
     if (signal == SIGHUP && is_ignored(signal)) continue;  // nohup
     struct sigaction action {};
     action.sa_handler = count_signal;
     sigemptyset(&action.sa_mask);
     action.sa_flags = SA_RESTART;
-    if (ends_on_second(signal) && second == Second::ends_process)
+    if (signal == SIGINT && second == Second::ends_process)
       action.sa_flags |= static_cast<int>(SA_RESETHAND);
     sigaction(signal, &action, nullptr);
   }
@@ -46,5 +45,6 @@ StopSignals::~StopSignals() {
 }
 
 int StopSignals::count() const { return received; }
+int StopSignals::first() const { return first_signal; }
 
 }  // namespace demist

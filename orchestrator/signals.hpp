@@ -4,16 +4,19 @@
 
 namespace demist {
 
-// While alive, SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a closed terminal) are counted instead of
-// ending the process; an ignored SIGHUP (nohup) stays ignored.
+// While alive, SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP (a closed terminal) ask to stop instead
+// of ending the process; an ignored SIGHUP (nohup) stays ignored. Schedulers and launchers repeat
+// what they send, and send it along several ways: only a SIGINT, which a person types, counts as
+// another request.
 class StopSignals {
  public:
-  enum class Second { ends_process, is_counted };  // of SIGINT and SIGTERM
+  enum class Second { ends_process, is_counted };  // SIGINT
   explicit StopSignals(Second second);
   ~StopSignals();
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
   int count() const;
+  int first() const;  // the signal that asked first; 0: none did
   bool requested() const { return count() > 0; }
 };
 

@@ -11,11 +11,10 @@
 namespace demist {
 
 StageSaves::StageSaves(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
-                       std::int64_t step, std::function<void(std::int64_t)> written)
+                       std::int64_t step)
     : run_dir_(run.run_dir),
       stage_(stage.name),
       speaks_(world.rank() == 0),
-      written_(std::move(written)),
       save_(world, stage.checkpoints(), run.keep),
       good_step_(step) {}
 
@@ -58,7 +57,6 @@ void StageSaves::announce(const checkpoint::SaveReport& save) const {
     fields["seconds"] = save.seconds;
     fields["stall_seconds"] = stall_seconds_;
     append_event(run_dir_, "checkpoint", fields);
-    written_(save.step);
     return;
   }
   fields["problem"] = problem_;

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -17,15 +16,15 @@ namespace demist {
 // Every rank has one and calls its members in the same order.
 class StageSaves {
  public:
-  // `step`: of the checkpoint that the stage goes on from, or 0. `written` is called on rank 0 when
-  // a checkpoint has its name.
+  // `step`: of the checkpoint that the stage goes on from, or 0.
   StageSaves(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
-             std::int64_t step, std::function<void(std::int64_t step)> written);
+             std::int64_t step);
 
   // The held-out loss after `step` steps, for a save of that state.
   void held_out(std::int64_t step, double loss) { held_out_ = {step, loss}; }
   // Collective. Begins to save the trainer's state; first waits for the save before.
   void begin(const Trainer& trainer);
+  bool in_flight() const { return save_.in_flight(); }
   void poll();    // at every step border; never waits
   void finish();  // collective; waits for the save in flight
 
@@ -45,7 +44,6 @@ class StageSaves {
   const fs::path run_dir_;
   const std::string stage_;
   const bool speaks_;  // rank 0
-  const std::function<void(std::int64_t)> written_;
   checkpoint::BackgroundSave save_;
   HeldOut held_out_;
   double stall_seconds_ = 0;  // of training, for the save in flight

@@ -4,16 +4,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdlib>
 #include <thread>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
-#include "orchestrator/process.hpp"
+#include "orchestrator/attempts.hpp"
+#include "orchestrator/goodput.hpp"
 #include "orchestrator/run_plan.hpp"
-#include "orchestrator/signals.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/summary.hpp"
 
@@ -25,59 +25,6 @@ bool uses_all_ranks(const StageConfig& stage) {
          !std::holds_alternative<TokenizerStage>(stage.work);
 }
 
-// Passes a stop request on. The first: SIGUSR1, which mpirun hands to its ranks (on SIGINT or
-// SIGTERM it would kill them before they have saved). The second: SIGTERM, and SIGKILL for what is
-// left.
-class SignalRelay {
- public:
-  void operator()(int pid) {
-    if (signals_.count() >= 1 && asked_at_ == 0) {
-      asked_at_ = steady_seconds();
-      log::info("saving and stopping; press Ctrl-C again to stop at once");
-      ::kill(-pid, SIGUSR1);
-    }
-    if (signals_.count() >= 2 && ended_at_ == 0) {
-      ended_at_ = steady_seconds();
-      ::kill(-pid, SIGTERM);
-    }
-    if (ended_at_ > 0 && steady_seconds() > ended_at_ + kPatienceSeconds) ::kill(-pid, SIGKILL);
-  }
-  bool interrupted() const { return signals_.requested(); }
-  bool ended() const { return ended_at_ > 0; }
-
- private:
-  static constexpr double kPatienceSeconds = 2;
-  StopSignals signals_{StopSignals::Second::is_counted};
-  double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
-};
-
-// The record's paths are absolute: it is another recipe than the one it was made from.
-void refuse_record(const RunConfig& run, const fs::path& recipe) {
-  std::error_code absent;
-  if (fs::equivalent(recipe, run.run_dir / "recipe.textproto", absent))
-    throw ConfigError(recipe.string() +
-                      " is the record of this run; run the recipe that it was made from, or give "
-                      "the record a folder of its own: --set run_dir=...");
-}
-
-constexpr int kDiedOfSignal = 128;  // plus the signal's number
-
-// Runs one stage until it is done; the exit code of its processes otherwise.
-int run_to_end(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
-               SignalRelay& relay) {
-  const std::string program = fs::read_symlink("/proc/self/exe").string();
-  const ProcessSpec spec{stage_command(options, program, stage),
-                         stage_environment(options, run.threads, ::geteuid() == 0)};
-  constexpr auto requeue = static_cast<int>(ExitCode::requeue);
-  int code = requeue;
-  while (code == requeue && !relay.interrupted()) code = run_process(spec, std::ref(relay));
-  // A stage that does not listen yet, or never does, dies of the request; it starts again as it
-  // was.
-  if (relay.interrupted() && code > kDiedOfSignal) code = requeue;
-  // mpirun's own code says nothing about why its ranks were killed.
-  return relay.ended() ? static_cast<int>(ExitCode::killed) : code;
-}
-
 void report(const RunConfig& run) {
   const RunSummary summary = summarize(run);
   atomic_write(run.run_dir / "summary.json", to_json(summary) + "\n");
@@ -86,15 +33,25 @@ void report(const RunConfig& run) {
     if (score == nullptr) continue;
     std::fputs(format_samples(stage.folder / "samples.jsonl", score->samples).c_str(), stdout);
   }
-  std::printf("\n%s\n%s\n", format_table(summary).c_str(), (run.run_dir / "summary.json").c_str());
+  std::printf("\n%s\n%s\n%s\n", format_table(summary).c_str(),
+              format(goodput_of(run.run_dir)).c_str(), (run.run_dir / "summary.json").c_str());
 }
 
 }  // namespace
+
+void refuse_record(const RunConfig& run, const fs::path& recipe) {
+  std::error_code absent;
+  if (fs::equivalent(recipe, run.run_dir / "recipe.textproto", absent))
+    throw ConfigError(recipe.string() +
+                      " is the record of this run; run the recipe that it was made from, or give "
+                      "the record a folder of its own: --set run_dir=...");
+}
 
 std::string advice(int code, const fs::path& logs) {
   switch (static_cast<ExitCode>(code)) {
     case ExitCode::requeue:
     case ExitCode::killed:
+    case ExitCode::suspect:
       return "run the same command to go on from the last checkpoint";
     case ExitCode::internal:
       return "this is a bug of ours; please report it with the files in " + logs.string();
@@ -113,12 +70,19 @@ std::string advice(int code, const fs::path& logs) {
          "to go on from the last checkpoint, with fewer --ranks if it happens again";
 }
 
+Crew crew_for(const SupervisorOptions& options, const StageConfig& stage) {
+  const bool alone = !uses_all_ranks(stage);
+  if (options.allocation && !alone) return options.allocation->next();
+  Crew crew;
+  crew.ranks = crew.ranks_per_node = alone ? 1 : options.ranks;
+  return crew;
+}
+
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
-                                       const StageConfig& stage) {
+                                       const StageConfig& stage, const Crew& crew) {
   std::vector<std::string> command;
-  if (options.ranks > 1 && uses_all_ranks(stage))
-    command = {"mpirun",          "--quiet",   "-n",  std::to_string(options.ranks),
-               "--oversubscribe", "--bind-to", "none"};
+  const bool elsewhere = crew.ranks > 1 || !crew.nodes.empty();
+  if (elsewhere && uses_all_ranks(stage)) command = options.launcher.words(crew);
   command.insert(command.end(), {program, "train", options.recipe, "--stage", stage.name});
   for (const std::string& assignment : options.overrides)
     command.insert(command.end(), {"--set", assignment});
@@ -129,10 +93,9 @@ std::vector<std::string> stage_command(const SupervisorOptions& options, const s
   return command;
 }
 
-std::map<std::string, std::string> stage_environment(const SupervisorOptions& options, int threads,
-                                                     bool root) {
+std::map<std::string, std::string> stage_environment(int ranks_here, int threads, bool root) {
   const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int share = threads > 0 ? threads : std::max(1, cores / options.ranks);
+  const int share = threads > 0 ? threads : std::max(1, cores / ranks_here);
   // The program pins its own threads, each rank to its share of the cores.
   std::map<std::string, std::string> environment{{"OMP_NUM_THREADS", std::to_string(share)},
                                                  {"OMP_DYNAMIC", "false"}};
@@ -146,30 +109,25 @@ std::map<std::string, std::string> stage_environment(const SupervisorOptions& op
 }
 
 int supervise(const RunConfig& run, const SupervisorOptions& options) {
-  fs::create_directories(run.run_dir);
-  refuse_record(run, options.recipe);
-  {
-    // The record says what the folder holds: it changes only when nothing stands in the way.
-    const FileLock lock(run.run_dir / "lock", kLockPatience);
-    check_stages(run, options.redo);
-    atomic_write(run.run_dir / "recipe.textproto", run.resolved);
-  }
-  SignalRelay relay;
+  SignalRelay relay(run.run_dir);
   for (const StageConfig& stage : run.stages) {
+    if (!options.only.empty() && stage.name != options.only) continue;
     const StageStatus status = make_ready(run, stage, options.redo);
     if (status == StageStatus::done) {
       log::info("stage " + stage.name + " is done already");
       continue;
     }
     log::info("stage " + stage.name + (status == StageStatus::started ? " (goes on)" : ""));
-    const int code = run_to_end(run, options, stage, relay);
+    const int code = run_attempts(run, options, stage, relay);
     if (code != 0) {
       log::warning("stage " + stage.name + " ended with code " + std::to_string(code) + ": " +
                    advice(code, run.run_dir / "logs"));
       return code;
     }
   }
-  report(run);
+  if (std::all_of(run.stages.begin(), run.stages.end(),
+                  [](const StageConfig& stage) { return read_done(stage).has_value(); }))
+    report(run);
   return 0;
 }
 

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "orchestrator/config.hpp"
+#include "orchestrator/launcher.hpp"
 #include "orchestrator/progress.hpp"
+#include "orchestrator/slurm/allocation.hpp"
 
 namespace demist {
 
@@ -17,18 +20,29 @@ struct SupervisorOptions {
   int ranks = 1;
   ProgressStyle progress = ProgressStyle::lines;
   bool redo = false;  // repeat stages made with other settings, or whose result is gone
+  std::string only;   // stage to run; "": all
+  Launcher launcher;
+  std::shared_ptr<slurm::Allocation> allocation;  // srun: where an attempt's nodes come from
 };
 
-// The command that runs one stage: mpirun for several ranks, the bare program for one.
+// Who works in the attempt that begins now. In an allocation: on the nodes that still work; throws
+// Error(requeue) when those are too few.
+Crew crew_for(const SupervisorOptions& options, const StageConfig& stage);
+// The command that runs one stage: the launcher for the ranks of a crew, the bare program for a
+// single rank of this machine.
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
-                                       const StageConfig& stage);
-std::map<std::string, std::string> stage_environment(const SupervisorOptions& options, int threads,
-                                                     bool root);
+                                       const StageConfig& stage, const Crew& crew);
+std::map<std::string, std::string> stage_environment(int ranks_here, int threads, bool root);
 
 // What to do after a stage ended with a code that is not 0.
 std::string advice(int code, const fs::path& logs);
 
+// Throws ConfigError when `recipe` is the run's own record: its paths are absolute, which makes it
+// another recipe than the one it was made from.
+void refuse_record(const RunConfig& run, const fs::path& recipe);
+
 // Returns the exit code of `demist run`; writes summary.json and prints the table when all is done.
+// REQUIRES: check_stages() found nothing in the way, the run folder holds the run's record.
 int supervise(const RunConfig& run, const SupervisorOptions& options);
 
 }  // namespace demist

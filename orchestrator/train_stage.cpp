@@ -13,7 +13,9 @@
 #include "orchestrator/stage_data.hpp"
 #include "orchestrator/stage_output.hpp"
 #include "orchestrator/stage_saves.hpp"
+#include "orchestrator/step_events.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
+#include "worker/checkpoint/roll_back.hpp"
 #include "worker/trainer.hpp"
 
 namespace demist {
@@ -29,6 +31,7 @@ TrainerConfig trainer_config(const RunConfig& run, const StageConfig& stage,
   config.model.hidden_dropout = work.hidden_dropout;
   config.model.attention_dropout = work.attention_dropout;
   config.optimizer = work.optimizer;
+  config.guard = work.guard;
   config.reduction = run.reduction;
   config.compute = run.compute;
   config.seed = run.seed;
@@ -82,6 +85,8 @@ CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& ru
   config.save_every = run.checkpoint_every;
   config.evaluate = evaluate;
   config.evaluate_every = work.evaluate_every;
+  config.bad_in_a_row = work.guard.bad_in_a_row;
+  config.rollbacks = work.rollbacks;
   return config;
 }
 
@@ -90,7 +95,8 @@ class Reporter {
  public:
   Reporter(const RunConfig& run, const StageConfig& stage, const mpi::Comm& world,
            ProgressStyle style)
-      : stage_(stage.name),
+      : run_dir_(run.run_dir),
+        stage_(stage.name),
         total_(std::get<TrainingStage>(stage.work).steps),
         ranks_(world.size()),
         peak_flops_(run.peak_gflops * 1e9),
@@ -99,24 +105,23 @@ class Reporter {
         last_(steady_seconds()) {}
 
   void step(const StepReport& report) {
-    const double now = steady_seconds(), seconds = now - last_;
-    last_ = now;
+    const double seconds = lap();
     // A moving average that forgets half of its past in about 14 steps.
     average_ = average_ == 0 ? seconds : 0.95 * average_ + 0.05 * seconds;
     metrics_.write(step_line(stage_, report, seconds));
+    append_step_events(run_dir_, stage_, report);
     StepProgress progress{stage_,      report.step + 1,  total_,
                           report.loss, report.grad_norm, report.lr};
     progress.tokens_per_second = static_cast<double>(report.tokens) / average_;
     if (peak_flops_ > 0) progress.peak_fraction = report.model_flops / average_ / peak_flops_;
     progress.eta_seconds = average_ * static_cast<double>(total_ - report.step - 1);
-    line_.show(format_progress(progress), now, report.step + 1 == total_);
+    line_.show(format_progress(progress), last_, report.step + 1 == total_);
   }
   void held_out(std::int64_t step, double loss) {
     line_.clear();
-    metrics_.write(held_out_line(stage_, step, loss));
+    metrics_.write(held_out_line(stage_, step, loss, lap()));
     log::info("stage " + stage_ + ", step " + std::to_string(step) + ": held-out loss " +
               std::to_string(loss));
-    last_ = steady_seconds();
   }
   void peak(double flops) {
     line_.clear();
@@ -126,11 +131,23 @@ class Reporter {
     last_ = steady_seconds();
   }
   void event(const std::string& name, std::int64_t step) {
-    metrics_.write(event_line(stage_, name, step, ranks_));
+    metrics_.write(event_line(stage_, name, step, ranks_, lap()));
+  }
+  void rollback(const Rollback& rollback) {
+    line_.clear();
+    append_rollback(run_dir_, stage_, rollback);
     last_ = steady_seconds();
   }
 
  private:
+  // Seconds since the last line, or since what came between.
+  double lap() {
+    const double now = steady_seconds(), seconds = now - last_;
+    last_ = now;
+    return seconds;
+  }
+
+  fs::path run_dir_;
   std::string stage_;
   std::int64_t total_;
   int ranks_;
@@ -153,8 +170,7 @@ class StepLoop {
         data_(data),
         state_(state),
         channel_(world),
-        saves_(world, run, stage, trainer.step(),
-               [this](std::int64_t step) { reporter_->event("checkpoint", step); }) {
+        saves_(world, run, stage, trainer.step()) {
     if (world.rank() != 0) return;
     coordinator_.emplace(coordinator_config(world, run, work_, trainer, data.held_out != nullptr));
     reporter_.emplace(run, stage, world, style);
@@ -170,12 +186,13 @@ class StepLoop {
       // now.
       ControlMessage ahead = receive();
       if (!std::holds_alternative<Stop>(ahead)) post();
-      if (!held_) std::visit([this](const auto& message) { carry_out(message); }, current);
+      if (!held_ || std::holds_alternative<Rollback>(current))
+        std::visit([this](const auto& message) { carry_out(message); }, current);
       saves_.poll();
       current = std::move(ahead);
     }
     digest(channel_.drain());
-    saves_.finish();
+    end_save();
     return std::get<Stop>(current);
   }
   // Why the newest state could not be saved; empty: it is.
@@ -191,6 +208,8 @@ class StepLoop {
   ControlMessage receive() {
     ControlMessage message = channel_.wait();
     if (const auto* plan = std::get_if<StepPlan>(&message)) trainer_.announce(*plan);
+    // What comes after it is announced before it is carried out.
+    if (const auto* back = std::get_if<Rollback>(&message)) trainer_.skip_data(back->data_steps);
     return message;
   }
   void digest(const std::vector<RankReport>& reports) {
@@ -202,7 +221,7 @@ class StepLoop {
     digest(channel_.report({report, signals_.requested()}));
     if (reporter_) reporter_->step(report);
     if (!peak_is_known_) measure_peak();
-    if (report.finite) return;
+    if (!report.exhausted) return;
     held_ = true;  // what is under way was planned for a state that did not come
     digest(channel_.drain());
   }
@@ -216,9 +235,23 @@ class StepLoop {
     if (reporter_) reporter_->peak(static_cast<double>(megaflops) * 1e6);
     peak_is_known_ = true;
   }
-  void carry_out(const Save&) { saves_.begin(trainer_); }
+  void carry_out(const Save& save) {
+    mpi::enter(world_, Phase::save);
+    saves_.begin(trainer_);
+    mpi::enter(world_, Phase::control);
+    if (reporter_) reporter_->event("save", save.step);
+  }
+  void end_save() {
+    if (!saves_.in_flight()) return;
+    mpi::enter(world_, Phase::save);
+    saves_.finish();
+    mpi::enter(world_, Phase::control);
+    if (reporter_) reporter_->event("save", trainer_.step());
+  }
   void carry_out(const Evaluate& evaluate) {
+    mpi::enter(world_, Phase::evaluate);
     const double loss = trainer_.held_out_loss(*data_.held_out, work_.held_out_micro_batches);
+    mpi::enter(world_, Phase::control);
     saves_.held_out(evaluate.step, loss);
     if (evaluate.step == work_.steps) state_.held_out_after = loss;
     if (reporter_) reporter_->held_out(evaluate.step, loss);
@@ -226,6 +259,15 @@ class StepLoop {
     state_.held_out_before = loss;
     if (reporter_) write_started(stage_, state_);  // a resumed stage does not measure it again
   }
+  void carry_out(const Rollback& rollback) {
+    if (reporter_) reporter_->rollback(rollback);
+    end_save();
+    mpi::enter(world_, Phase::start);
+    trainer_.roll_back(checkpoint::roll_back(world_, stage_.checkpoints(), rollback.step));
+    mpi::enter(world_, Phase::control);
+    held_ = false;
+  }
+  void carry_out(const Settle&) { digest(channel_.drain()); }
   void carry_out(const Stop&) {}
 
   const mpi::Comm& world_;
@@ -238,7 +280,7 @@ class StepLoop {
   StopSignals signals_{StopSignals::Second::ends_process};
   ControlChannel channel_;
   bool peak_is_known_ = run_.peak_gflops > 0 || !trainer_.backend().on_host();
-  bool held_ = false;  // after a non-finite step nothing is carried out until Stop
+  bool held_ = false;  // after one bad step too many nothing is carried out until Rollback or Stop
   std::optional<Coordinator> coordinator_;  // rank 0
   std::optional<Reporter> reporter_;        // rank 0
   StageSaves saves_;
@@ -278,8 +320,9 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
   }
   throw NumericError(
       "stage " + stage.name + ", step " + std::to_string(stop.step) +
-      ": loss or gradient is not finite; lower optimizer.lr, lengthen the warm-up or "
-      "set precision: FP32, and run again with --redo: with other settings the stage begins anew");
+      ": too many steps in a row whose loss or gradient is not finite or a spike, and no way back; "
+      "lower optimizer.lr, lengthen the warm-up or set precision: FP32, and run again with --redo: "
+      "with other settings the stage begins anew");
 }
 
 }  // namespace demist

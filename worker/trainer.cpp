@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/exact_sum.hpp"
@@ -66,6 +67,22 @@ MemoryRequest request_of(const TrainerConfig& config, const ParallelLayout& layo
   return request;
 }
 
+// A step as the rank's heartbeat shows it.
+class WatchedStep {
+ public:
+  WatchedStep(const mpi::Comm& world, std::int64_t step) : heartbeat_(world.heartbeat()) {
+    if (heartbeat_ != nullptr) heartbeat_->begin_step(step);
+  }
+  ~WatchedStep() {
+    if (heartbeat_ != nullptr) heartbeat_->end_step();
+  }
+  WatchedStep(const WatchedStep&) = delete;
+  WatchedStep& operator=(const WatchedStep&) = delete;
+
+ private:
+  Heartbeat* heartbeat_;
+};
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -91,7 +108,7 @@ struct Trainer::Impl {
         backend(std::move(device.backend)),
         groups(make_parallel_groups(comm, config.tensor_parallel, device.communicator_over)),
         request(request_of(config, groups.layout, *backend, *source, held_out)),
-        plan(require_memory(comm, request, backend->memory())),
+        memory(require_memory(comm, request, backend->memory())),
         table(config.model, groups.layout.tensor_size, groups.layout.tensor_rank),
         optimizer(config.model, table, *backend, groups, config.compute, config.optimizer),
         model(config.model, table, *backend, *groups.tensor, config.compute,
@@ -101,7 +118,8 @@ struct Trainer::Impl {
         reducer(config.reduction == Reduction::exact
                     ? make_exact_reducer(table, *backend, groups, source->micro_batches())
                     : make_fast_reducer(table, *backend, groups)),
-        prefetcher(*source, 2 * static_cast<std::size_t>(source->micro_batches()) + 2) {
+        prefetcher(*source, 2 * static_cast<std::size_t>(source->micro_batches()) + 2),
+        guard(config.guard) {
     backend->prepare(step_shape(request, table));
     // Padding between tensors is never written by a kernel and must count as zero everywhere.
     backend->zero(grads.data(), grads.bytes());
@@ -110,8 +128,17 @@ struct Trainer::Impl {
                             grads.data() + table.matrices_end());
   }
 
-  StepTotals accumulate(const std::vector<data::MicroBatch>& batches, std::int64_t at_step);
-  StepReport finish_step(std::span<const float> gradient, StepTotals& totals);
+  struct Announced {
+    std::int64_t step;
+    std::int64_t data_step;  // of what it is made of
+    std::size_t own;         // micro-batches of this group
+  };
+  std::vector<data::MicroBatch> load(const Announced& plan);
+  GradientReducer::Result compute(const Announced& plan,
+                                  const std::vector<data::MicroBatch>& batches, StepTotals& totals,
+                                  StepReport& report);
+  StepTotals accumulate(const std::vector<data::MicroBatch>& batches, std::int64_t data_step);
+  void finish_step(std::span<const float> gradient, StepTotals& totals, StepReport& report);
   void check_identity(const checkpoint::Checkpoint& from) const;
   checkpoint::Meta meta() const;
 
@@ -121,7 +148,7 @@ struct Trainer::Impl {
   std::unique_ptr<Backend> backend;
   ParallelGroups groups;
   const MemoryRequest request;
-  const MemoryPlan plan;
+  const MemoryPlan memory;
   ParameterTable table;
   ShardedAdamW optimizer;
   Model model;
@@ -129,12 +156,12 @@ struct Trainer::Impl {
   ModelViews grad_views;
   std::unique_ptr<GradientReducer> reducer;
   data::Prefetcher prefetcher;
-  struct Announced {
-    std::int64_t step;
-    std::size_t own;  // micro-batches of this group
-  };
   std::deque<Announced> announced;
+  StepGuard guard;
+  Fault fault;
   std::int64_t step = 0;
+  std::int64_t data_offset = 0;  // steps of data that were left out
+  std::int32_t rollbacks = 0;
 };
 
 Trainer::Trainer(const mpi::Comm& world, const TrainerConfig& config,
@@ -146,7 +173,7 @@ Trainer::~Trainer() = default;
 
 std::int64_t Trainer::step() const { return impl_->step; }
 const Backend& Trainer::backend() const { return *impl_->backend; }
-const MemoryPlan& Trainer::memory_plan() const { return impl_->plan; }
+const MemoryPlan& Trainer::memory_plan() const { return impl_->memory; }
 
 void Trainer::initialize() {
   impl_->optimizer.initialize(impl_->config.seed);
@@ -181,10 +208,32 @@ void Trainer::resume(const checkpoint::Checkpoint& from) {
     must_match(state.is_object() ? state.value("noise", "") : "", t.config.noise_json, "noise");
     t.optimizer.read(from, true);
     t.reducer->set_state(state.value("reducer", "{}"));
+    if (state.contains("guard")) t.guard.set_state(state.value("guard", ""));
+    t.data_offset = state.value("data_offset", std::int64_t{0});
+    t.rollbacks = state.value("rollbacks", 0);
     t.step = meta.step;
   });
   t.optimizer.publish();
 }
+
+void Trainer::skip_data(std::int64_t steps) {
+  Impl& t = *impl_;
+  for (const Impl::Announced& plan : t.announced)
+    for (std::size_t i = 0; i < plan.own; ++i) (void)mpi::attempt([&] { t.prefetcher.take(); });
+  t.announced.clear();
+  t.data_offset += steps;
+}
+
+void Trainer::roll_back(const checkpoint::Checkpoint& to) {
+  Impl& t = *impl_;
+  const std::int64_t data_offset = t.data_offset;
+  const std::int32_t rollbacks = t.rollbacks + 1;
+  resume(to);
+  t.data_offset = data_offset;
+  t.rollbacks = rollbacks;
+}
+
+void Trainer::inject(Fault fault) { impl_->fault = std::move(fault); }
 
 void Trainer::Impl::check_identity(const checkpoint::Checkpoint& from) const {
   const ModelConfig saved = model_config_from_json(from.meta().model_json);
@@ -200,13 +249,14 @@ void Trainer::Impl::check_identity(const checkpoint::Checkpoint& from) const {
 }
 
 void Trainer::announce(const StepPlan& plan) {
+  const std::int64_t data_step = plan.step + impl_->data_offset;
   std::size_t own = 0;
   for (std::size_t i = 0; i < plan.owner.size(); ++i) {
     if (plan.owner[i] != impl_->groups.layout.data_rank) continue;
-    impl_->prefetcher.announce(plan.step, static_cast<std::int32_t>(i));
+    impl_->prefetcher.announce(data_step, static_cast<std::int32_t>(i));
     ++own;
   }
-  impl_->announced.push_back({plan.step, own});
+  impl_->announced.push_back({plan.step, data_step, own});
 }
 
 StepReport Trainer::run_step() {
@@ -214,61 +264,94 @@ StepReport Trainer::run_step() {
   ensure(!t.announced.empty() && t.announced.front().step == t.step, "steps run in order");
   const Impl::Announced plan = t.announced.front();
   t.announced.pop_front();
-  std::vector<data::MicroBatch> batches;
-  mpi::together(t.world, "load data", [&] {
-    for (std::size_t i = 0; i < plan.own; ++i) batches.push_back(t.prefetcher.take());
-  });
+  const WatchedStep watched(t.world, plan.step);
+  StepReport report;
+  report.step = plan.step;
   const auto start = std::chrono::steady_clock::now();
-  for (std::int32_t rescaled = 0; rescaled <= kMaxRescales; ++rescaled) {
-    StepTotals totals = t.accumulate(batches, plan.step);
-    const double compute_seconds = seconds_since(start);
-    const auto result = t.reducer->finish();
-    if (result == GradientReducer::Result::redo) continue;
-    totals.all_reduce(t.groups);
-    StepReport report;
-    report.step = plan.step;
-    report.finite = result == GradientReducer::Result::ready;
-    if (report.finite) report = t.finish_step(t.shard_grads.span(), totals);
-    report.rescaled = rescaled;
-    report.compute_seconds = compute_seconds;
-    return report;
+  const std::vector<data::MicroBatch> batches = t.load(plan);
+  report.load_seconds = seconds_since(start);
+  StepTotals totals;
+  if (t.compute(plan, batches, totals, report) == GradientReducer::Result::ready)
+    t.finish_step(t.shard_grads.span(), totals, report);
+  else
+    report.verdict = StepVerdict::not_finite;
+  t.guard.record(report.verdict, report.loss, report.grad_norm);
+  report.exhausted = t.guard.exhausted();
+  report.rollbacks = t.rollbacks;
+  ++t.step;
+  return report;
+}
+
+std::vector<data::MicroBatch> Trainer::Impl::load(const Announced& plan) {
+  std::vector<data::MicroBatch> batches;
+  mpi::together(world, "load data", [&] {
+    for (std::size_t i = 0; i < plan.own; ++i) batches.push_back(prefetcher.take());
+  });
+  return batches;
+}
+
+// The gradient of this rank's shard, and what the step adds up to over all ranks.
+GradientReducer::Result Trainer::Impl::compute(const Announced& plan,
+                                               const std::vector<data::MicroBatch>& batches,
+                                               StepTotals& totals, StepReport& report) {
+  const auto start = std::chrono::steady_clock::now();
+  while (report.rescaled <= kMaxRescales) {
+    totals = accumulate(batches, plan.data_step);
+    report.compute_seconds = seconds_since(start);
+    mpi::enter(world, Phase::reduce);
+    const auto result = reducer->finish();
+    if (result == GradientReducer::Result::redo) {
+      ++report.rescaled;
+      continue;
+    }
+    // What data or model do, they do again; a fault of a machine rarely comes twice.
+    if (result == GradientReducer::Result::not_finite && !report.recomputed) {
+      report.recomputed = true;
+      continue;
+    }
+    totals.all_reduce(groups);
+    report.loss = totals.mean_loss();
+    report.grad_norm = std::numeric_limits<double>::quiet_NaN();
+    report.lr = lr_at(config.optimizer.schedule, step);
+    report.tokens = totals.counts[1];
+    report.model_flops = static_cast<double>(totals.counts[2]) * 1e6;
+    return result;
   }
   throw NumericError("step " + std::to_string(plan.step) +
                      ": gradients grow faster than their scales; lower the learning rate");
 }
 
 StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batches,
-                                     std::int64_t at_step) {
+                                     std::int64_t data_step) {
   const std::uint64_t key =
-      stream_key(config.seed, "dropout/" + config.stage, static_cast<std::uint64_t>(at_step));
+      stream_key(config.seed, "dropout/" + config.stage, static_cast<std::uint64_t>(data_step));
   StepTotals totals;
   reducer->begin(batches.size(), shard_grads.span());
+  const auto on_gradients = [&](std::int64_t layer) {
+    mpi::enter(world, Phase::backward);
+    if (fault && layer < 0) fault(data_step, grads.span());
+    reducer->add(grads.span(), layer);
+  };
   for (const data::MicroBatch& batch : batches) {
+    mpi::enter(world, Phase::forward);
     const double loss =
-        model.forward_backward(optimizer.weights(), grad_views, batch, key,
-                               [&](std::int64_t layer) { reducer->add(grads.span(), layer); });
+        model.forward_backward(optimizer.weights(), grad_views, batch, key, on_gradients);
     totals.add(batch, loss, model_flops(config.model, batch));
   }
   return totals;
 }
 
-StepReport Trainer::Impl::finish_step(std::span<const float> gradient, StepTotals& totals) {
+void Trainer::Impl::finish_step(std::span<const float> gradient, StepTotals& totals,
+                                StepReport& report) {
   const double norm_of_sum = optimizer.gradient_norm(gradient);
   const auto normalizer = static_cast<double>(std::max<std::int64_t>(1, totals.counts[0]));
-  StepReport report;
-  report.step = step;
-  report.loss = totals.mean_loss();
   report.grad_norm = norm_of_sum / normalizer;
-  report.lr = lr_at(config.optimizer.schedule, step);
-  report.tokens = totals.counts[1];
-  report.model_flops = static_cast<double>(totals.counts[2]) * 1e6;
-  report.finite = std::isfinite(report.loss) && std::isfinite(norm_of_sum);
-  if (!report.finite) return report;
+  report.verdict = guard.judge(report.loss, report.grad_norm);
+  if (!report.applied()) return;
+  mpi::enter(world, Phase::optimizer);
   const double clip = config.optimizer.clip_norm;
   const double factor = clip > 0 && report.grad_norm > clip ? clip / report.grad_norm : 1.0;
   optimizer.update(gradient, static_cast<float>(factor / normalizer), step);
-  ++step;
-  return report;
 }
 
 double Trainer::held_out_loss(const data::Source& held_out, std::int32_t count) {
@@ -295,8 +378,13 @@ checkpoint::Meta Trainer::Impl::meta() const {
   meta.recipe_hash = config.recipe_hash;
   meta.tokenizer_hash = config.tokenizer_hash;
   meta.data_hash = config.data_hash;
-  meta.state_json =
-      nlohmann::json{{"noise", config.noise_json}, {"reducer", reducer->state()}}.dump();
+  meta.state_json = nlohmann::json{
+      {"noise", config.noise_json},
+      {"reducer", reducer->state()},
+      {"guard", guard.state()},
+      {"data_offset", data_offset},
+      {"rollbacks",
+       rollbacks}}.dump();
   return meta;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -17,6 +18,7 @@
 #include "worker/config.hpp"
 #include "worker/device.hpp"
 #include "worker/memory_plan.hpp"
+#include "worker/step_guard.hpp"
 
 namespace demist {
 
@@ -27,16 +29,22 @@ struct StepPlan {
                                     // the same bits under Reduction::exact
 };
 
-// What a step came to; equal on all ranks except `compute_seconds`.
+// What a step came to; equal on all ranks but for the seconds.
 struct StepReport {
   std::int64_t step = 0;
-  double loss = 0;       // weighted sum / normalizer over the whole step
-  double grad_norm = 0;  // global, before clipping
+  double loss = 0;       // weighted sum / normalizer over the whole step; may be NaN
+  double grad_norm = 0;  // global, before clipping; may be NaN
   double lr = 0;
-  std::int64_t tokens = 0;     // real tokens of the step, all ranks
-  double model_flops = 0;      // of the step, all ranks; formula in docs/benchmarks.md
-  bool finite = true;          // false: loss or gradient not finite, parameters untouched
+  std::int64_t tokens = 0;  // real tokens of the step, all ranks
+  double model_flops = 0;   // of the step, all ranks; formula in docs/benchmarks.md
+  StepVerdict verdict =
+      StepVerdict::good;  // else nothing was applied: only the count of steps grew
+  bool applied() const { return verdict == StepVerdict::good; }
+  bool exhausted = false;      // it was one bad step in a row too many
+  std::int32_t rollbacks = 0;  // of this state's history
   std::int32_t rescaled = 0;   // times the step was redone with a larger fixed-point scale
+  bool recomputed = false;     // not finite at first: a fault of a machine, if it was applied then
+  double load_seconds = 0;     // this rank waited for its micro-batches
   double compute_seconds = 0;  // this rank's forward and backward time
 };
 
@@ -44,6 +52,7 @@ struct TrainerConfig {
   std::string stage;
   ModelConfig model;
   OptimizerConfig optimizer;
+  GuardConfig guard;
   Reduction reduction = Reduction::exact;
   DType compute = DType::bf16;  // storage of activations and working matrices; masters are fp32
   std::uint64_t seed = 0;
@@ -73,9 +82,19 @@ class Trainer {
   const Backend& backend() const;
   // Announces a coming step's plan, so that its micro-batches are prepared ahead. In order.
   void announce(const StepPlan& plan);
-  // Runs the oldest announced step. Collective. A non-finite step leaves all state as it was and
-  // says so in the report; the coordinator decides.
+  // Runs the oldest announced step. Collective. A step whose loss or gradient is not finite is
+  // computed again, in case a machine was at fault; one that stays bad, or is a spike, is counted
+  // and not applied. When the report says `exhausted`, the coordinator decides.
   StepReport run_step();
+  // Forgets what was announced, and leaves `steps` steps of data out from here on.
+  void skip_data(std::int64_t steps);
+  // Everything as in an earlier checkpoint of this stage, but for the data that was left out.
+  // Collective.
+  void roll_back(const checkpoint::Checkpoint& checkpoint);
+  // For tests of faults: called with the gradient of each of this rank's micro-batches, before what
+  // is last of it is added: the embeddings.
+  using Fault = std::function<void(std::int64_t step, std::span<float> gradient)>;
+  void inject(Fault fault);
   // Mean loss over micro-batches (0, 0..count) of a held-out source, dropout off. Collective.
   double held_out_loss(const data::Source& source, std::int32_t count);
   // Copies the state aside and begins to write it. Collective. REQUIRES: !save.in_flight().

@@ -1,13 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/config.hpp"
+#include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
+#include "orchestrator/launch.hpp"
+#include "orchestrator/run_plan.hpp"
 #include "orchestrator/run_stage.hpp"
+#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/supervisor.hpp"
 
 namespace demist::cli {
+namespace {
+
+// The recipe of a job that waited in a queue may have been edited meanwhile.
+void refuse_other_recipe(const RunConfig& run, const Options& options) {
+  const auto expected = options.find("expect");
+  if (expected && *expected != run.hash)
+    throw ConfigError("the recipe has changed since this job was submitted; submit it again");
+}
+
+// What the run folder says about a run, and how it was started, changes only when nothing stands in
+// the way.
+void open_run(const RunConfig& run, const SupervisorOptions& options) {
+  refuse_record(run, options.recipe);
+  fs::create_directories(run.run_dir);
+  const FileLock lock(run.run_dir / "lock", kLockPatience);
+  check_stages(run, options.redo);
+  atomic_write(run.run_dir / "recipe.textproto", run.resolved);
+  if (options.allocation) return;       // `demist submit` has said how
+  fs::remove(run.run_dir / kStopFile);  // who starts a run wants it to go on
+  std::vector<std::string> overrides = options.overrides;
+  overrides.push_back("run_dir=" + fs::absolute(run.run_dir).lexically_normal().string());
+  write_launch(run.run_dir, {fs::absolute(options.recipe).string(), overrides, {}});
+}
+
+// Leaves what `demist status` must know of a supervisor.
+int supervise_and_tell(const RunConfig& run, const SupervisorOptions& options) {
+  open_run(run, options);
+  const nlohmann::ordered_json me{{"host", host_name()}, {"process", ::getpid()}};
+  nlohmann::ordered_json fields = me;
+  fields["srun"] = options.allocation != nullptr;
+  append_event(run.run_dir, "run_start", fields);
+  int code = static_cast<int>(ExitCode::internal);
+  const mpi::Outcome outcome = mpi::attempt([&] { code = supervise(run, options); });
+  if (!outcome.message.empty()) code = static_cast<int>(outcome.code);
+  fields = me;
+  fields["code"] = code;
+  if (!outcome.message.empty()) fields["problem"] = outcome.message;
+  append_event(run.run_dir, "run_end", fields);
+  if (!outcome.message.empty()) throw Error(outcome.code, outcome.message);
+  return code;
+}
+
+}  // namespace
 
 int run_recipe(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist run RECIPE [options]",
@@ -18,6 +70,13 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
   options.positional("RECIPE")
       .value("ranks", "N", "MPI processes; default: the recipe's parallel.ranks")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
+      .value("stage", "NAME", "only this stage; default: all")
+      .value("expect", "HASH", "refuse a recipe whose --dry-run shows another hash")
+      .value("launcher", "COMMAND",
+             "mpirun (default) or srun, with options: \"mpirun --hostfile hosts\"; srun takes\n"
+             "the nodes of the allocation that still work")
+      .value("ranks-per-node", "N", "srun: ranks on each node; default: 1")
+      .value("min-nodes", "N", "srun: fewer working nodes end with code 75; default: 1")
       .flag("redo", "delete and repeat stages made with other settings, or whose result is gone")
       .flag("dry-run", "check the recipe, print it with all defaults filled in, and exit");
   if (!options.parse(arguments)) return 0;
@@ -34,10 +93,17 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
                 run.hash.c_str());
     return 0;
   }
+  refuse_other_recipe(run, options);
   supervisor.ranks = run.ranks;
   supervisor.progress = detect_progress_style();
   supervisor.redo = options.has("redo");
-  return supervise(run, supervisor);
+  if (options.has("stage")) supervisor.only = run.stage(*options.find("stage")).name;
+  supervisor.launcher = Launcher(options.get("launcher", "mpirun"));
+  if (supervisor.launcher.is_srun())
+    supervisor.allocation = std::make_shared<slurm::Allocation>(
+        run.run_dir, slurm::CrewRequest{options.integer("ranks-per-node", 1, 1),
+                                        options.integer("min-nodes", 1, 1), run.tensor_parallel});
+  return supervise_and_tell(run, supervisor);
 }
 
 }  // namespace demist::cli

@@ -6,11 +6,12 @@
 namespace demist::cli {
 
 int train(const Arguments& arguments, const mpi::Comm& world) {
-  Options options("demist train RECIPE --stage NAME [options]",
-                  "Runs one stage of a recipe on the ranks that mpirun or srun started, from its\n"
-                  "newest checkpoint if it has one. SIGINT, SIGTERM and SIGUSR1 save and exit\n"
-                  "with code 75; a second SIGINT stops at once. (mpirun ends its ranks on SIGINT:\n"
-                  "send it SIGUSR1, or use `demist run`.)");
+  Options options(
+      "demist train RECIPE --stage NAME [options]",
+      "Runs one stage of a recipe on the ranks that mpirun or srun started, from its\n"
+      "newest checkpoint if it has one. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 save\n"
+      "and exit with code 75; a second SIGINT stops at once. (mpirun ends its ranks on\n"
+      "SIGINT: send it SIGUSR1, or use `demist run`.)");
   options.positional("RECIPE")
       .value("stage", "NAME", "the stage to run")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")

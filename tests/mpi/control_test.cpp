@@ -12,8 +12,9 @@ namespace {
 TEST(ControlChannel, EveryKindOfMessageArrives) {
   const mpi::Comm& world = test::world();
   ControlChannel channel(world);
-  const std::vector<ControlMessage> script = {Evaluate{0}, StepPlan{7, {0, 0, 1, 2}}, Save{8},
-                                              Stop{Stop::Reason::interrupted, 8}};
+  const std::vector<ControlMessage> script = {Evaluate{0}, StepPlan{7, {0, 0, 1, 2}},
+                                              Save{8},     Rollback{6, 3},
+                                              Settle{},    Stop{Stop::Reason::interrupted, 8}};
   for (const ControlMessage& message : script) {
     if (world.rank() == 0)
       channel.post(message);
@@ -45,6 +46,9 @@ RankReport report_of(int rank, std::int64_t step) {
   report.step.tokens = std::int64_t{1} << 40;
   report.step.rescaled = 2;
   report.step.compute_seconds = 0.25;
+  report.step.verdict = StepVerdict::norm_spike;
+  report.step.exhausted = true;
+  report.step.rollbacks = 1;
   report.stop_requested = false;
   return report;
 }
@@ -94,6 +98,7 @@ TEST(ControlChannel, DrivesAllRanksToTheSameEnd) {
     if (const auto* plan = std::get_if<StepPlan>(&current)) {
       EXPECT_EQ(plan->step, steps++);
       RankReport report = report_of(world.rank(), plan->step);
+      report.step.exhausted = false;
       report.stop_requested = world.rank() == world.size() - 1 && plan->step == 20;
       const auto reports = channel.report(report);
       if (world.rank() == 0) coordinator.receive(reports);

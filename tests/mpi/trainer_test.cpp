@@ -39,7 +39,7 @@ TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
     std::int32_t rescaled = 0;
     for (int s = 0; s < 6; ++s) {
       const StepReport report = one_step(trainer, comm.size());
-      EXPECT_TRUE(report.finite);
+      EXPECT_TRUE(report.applied());
       EXPECT_TRUE(s >= 3 || report.rescaled == 0);
       rescaled += report.rescaled;
     }
@@ -51,22 +51,97 @@ TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
   EXPECT_EQ(together, alone);
 }
 
-TEST(Trainer, NonFiniteStepLeavesTheStateAlone) {
+TEST(Trainer, StepsThatStayNotFiniteAreCountedAndNotApplied) {
   const auto source = std::make_shared<test::RandomSource>(61, 2, false);
   source->amplify(2, std::numeric_limits<float>::infinity());
   for (const Reduction reduction : {Reduction::exact, Reduction::fast}) {
     TrainerConfig config = tiny();
     config.reduction = reduction;
+    config.guard.bad_in_a_row = 2;
     Trainer trainer(test::world(), config, source, make_cpu_device());
     trainer.initialize();
     one_step(trainer, test::world().size());
     one_step(trainer, test::world().size());
-    const std::string before = saved_hash(trainer);
-    const StepReport report = one_step(trainer, test::world().size());
-    EXPECT_FALSE(report.finite);
-    EXPECT_EQ(trainer.step(), 2);
-    EXPECT_EQ(saved_hash(trainer), before);
+    const double before = trainer.held_out_loss(*source, 1);
+    for (const bool too_many : {false, true}) {
+      const StepReport report = one_step(trainer, test::world().size());
+      EXPECT_EQ(report.verdict, StepVerdict::not_finite);
+      EXPECT_TRUE(report.recomputed);
+      EXPECT_EQ(report.exhausted, too_many);
+      EXPECT_EQ(trainer.held_out_loss(*source, 1), before);
+    }
+    EXPECT_EQ(trainer.step(), 4);
   }
+}
+
+// A NaN in one micro-batch's gradient of one rank, once: the step is computed again, and the bits
+// are those of a run without the fault.
+TEST(Trainer, APassingFaultOfOneRankLeavesNoTrace) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto run = [&](bool faulty) {
+    Trainer trainer(test::world(), tiny(), source, make_cpu_device());
+    trainer.initialize();
+    if (faulty && test::world().rank() == test::world().size() - 1)
+      trainer.inject([done = false](std::int64_t step, std::span<float> gradient) mutable {
+        if (step != 3 || done) return;
+        done = true;
+        gradient[17] = std::numeric_limits<float>::quiet_NaN();
+      });
+    for (int s = 0; s < 6; ++s) {
+      const StepReport report = one_step(trainer, test::world().size());
+      EXPECT_TRUE(report.applied());
+      EXPECT_EQ(report.recomputed, faulty && s == 3);
+    }
+    return saved_hash(trainer);
+  };
+  EXPECT_EQ(run(true), run(false));
+}
+
+// A resumed run skips what the run it goes on from would have skipped, and goes back to where that
+// one would have gone.
+TEST(Trainer, WhatWasSkippedIsPartOfTheState) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  TrainerConfig config = tiny();
+  config.guard.window = 3;
+  config.guard.norm_spike = 10;
+  source->amplify(4, 100.0f);
+  const test::SharedFolder root;
+  std::string expected;
+  {
+    Trainer trainer(test::world(), config, source, make_cpu_device());
+    trainer.initialize();
+    for (int s = 0; s < 4; ++s) one_step(trainer, test::world().size());
+    trainer.save(root.path(), 0);
+    EXPECT_EQ(one_step(trainer, test::world().size()).verdict, StepVerdict::norm_spike);
+    trainer.skip_data(0);
+    trainer.roll_back(checkpoint::open_any(root.path()));
+    EXPECT_EQ(trainer.step(), 4);
+    trainer.skip_data(2);
+    one_step(trainer, test::world().size());
+    trainer.save(root.path(), 0);
+    const StepReport last = one_step(trainer, test::world().size());
+    EXPECT_EQ(last.rollbacks, 1);
+    expected = saved_hash(trainer);
+  }
+  Trainer trainer(test::world(), config, source, make_cpu_device());
+  trainer.resume(checkpoint::open_any(root.path()));
+  EXPECT_EQ(one_step(trainer, test::world().size()).rollbacks, 1);
+  EXPECT_EQ(saved_hash(trainer), expected);
+}
+
+TEST(Trainer, DataThatIsLeftOutIsNeverSeen) {
+  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  std::vector<std::int64_t> seen;
+  Trainer trainer(test::self(), tiny(), source, make_cpu_device());
+  trainer.initialize();
+  trainer.inject([&](std::int64_t step, std::span<float>) { seen.push_back(step); });
+  one_step(trainer, 1);
+  trainer.announce({1, {0, 0}});
+  trainer.announce({2, {0, 0}});
+  trainer.skip_data(3);
+  one_step(trainer, 1);
+  one_step(trainer, 1);
+  EXPECT_EQ(seen, (std::vector<std::int64_t>{0, 0, 4, 4, 5, 5}));
 }
 
 TEST(Trainer, FastAgreesWithExactToRounding) {
@@ -89,7 +164,7 @@ TEST(Trainer, HeldOutMicroBatchesMayBeTheLargerOnes) {
   Trainer trainer(test::world(), tiny(), source, make_cpu_device(), &held_out);
   trainer.initialize();
   EXPECT_TRUE(std::isfinite(trainer.held_out_loss(held_out, 2)));
-  EXPECT_TRUE(one_step(trainer, test::world().size()).finite);
+  EXPECT_TRUE(one_step(trainer, test::world().size()).applied());
 }
 
 TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {

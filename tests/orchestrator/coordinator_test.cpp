@@ -14,11 +14,16 @@ std::string numbered(std::string letters, std::int64_t number) {
   return letters.append(std::to_string(number));  // not "+": GCC 12 warns wrongly (bug 105651)
 }
 
-// "s0" step 0, "v2" save after 2 steps, "e0" evaluate, "done", "stop2", "bad3".
+// "s0" step 0, "v2" save after 2 steps, "e0" evaluate, "back2+5" to step 2 leaving out 5 steps'
+// data, "." settle, "done", "stop2", "bad3".
 struct Word {
   std::string operator()(const StepPlan& plan) const { return numbered("s", plan.step); }
   std::string operator()(const Save& save) const { return numbered("v", save.step); }
   std::string operator()(const Evaluate& evaluate) const { return numbered("e", evaluate.step); }
+  std::string operator()(const Rollback& back) const {
+    return numbered("back", back.step) + numbered("+", back.data_steps);
+  }
+  std::string operator()(const Settle&) const { return "."; }
   std::string operator()(const Stop& stop) const {
     if (stop.reason == Stop::Reason::done) return "done";
     return numbered(stop.reason == Stop::Reason::interrupted ? "stop" : "bad", stop.step);
@@ -49,7 +54,7 @@ RankReport report(std::int64_t step) {
 
 TEST(Coordinator, PlansStepsAndSavesAtTheEnd) {
   Coordinator coordinator(config(0, 3));
-  EXPECT_EQ(all(coordinator), "s0 s1 s2 v3 done ");
+  EXPECT_EQ(all(coordinator), "s0 s1 s2 v3 . done ");
 }
 
 TEST(Coordinator, SavesAndEvaluatesOnSchedule) {
@@ -58,21 +63,21 @@ TEST(Coordinator, SavesAndEvaluatesOnSchedule) {
   c.evaluate = true;
   c.evaluate_every = 3;
   Coordinator coordinator(c);
-  EXPECT_EQ(all(coordinator), "e0 s0 s1 v2 s2 e3 s3 v4 s4 s5 e6 v6 done ");
+  EXPECT_EQ(all(coordinator), "e0 s0 s1 v2 s2 e3 s3 v4 s4 s5 e6 v6 . done ");
 }
 
 TEST(Coordinator, ResumesWithoutMeasuringTheStart) {
   CoordinatorConfig c = config(4, 6);
   c.evaluate = true;
   Coordinator coordinator(c);
-  EXPECT_EQ(all(coordinator), "s4 s5 e6 v6 done ");
+  EXPECT_EQ(all(coordinator), "s4 s5 e6 v6 . done ");
 }
 
 TEST(Coordinator, FinishedStageNeedsNoSave) {
   CoordinatorConfig c = config(6, 6);
   c.evaluate = true;
   Coordinator coordinator(c);
-  EXPECT_EQ(all(coordinator), "e6 done ");
+  EXPECT_EQ(all(coordinator), "e6 . done ");
 }
 
 TEST(Coordinator, StopRequestOfAnyRankSavesFirst) {
@@ -82,7 +87,7 @@ TEST(Coordinator, StopRequestOfAnyRankSavesFirst) {
   std::vector<RankReport> reports{report(0), report(0)};
   reports[1].stop_requested = true;
   coordinator.receive(reports);
-  EXPECT_EQ(all(coordinator), "v2 stop2 ");
+  EXPECT_EQ(all(coordinator), "v2 . stop2 ");
 }
 
 TEST(Coordinator, StopRequestRightAfterASaveDoesNotSaveAgain) {
@@ -93,19 +98,88 @@ TEST(Coordinator, StopRequestRightAfterASaveDoesNotSaveAgain) {
   RankReport asked = report(0);
   asked.stop_requested = true;
   coordinator.receive({&asked, 1});
-  EXPECT_EQ(all(coordinator), "v1 stop1 ");
+  EXPECT_EQ(all(coordinator), "v1 . stop1 ");
 }
 
-TEST(Coordinator, NonFiniteStepStopsWithoutSaving) {
-  CoordinatorConfig c = config(0, 100);
-  c.save_every = 1;
+RankReport exhausted(std::int64_t step, std::int32_t rollbacks = 0) {
+  RankReport r = report(step);
+  r.step.verdict = StepVerdict::not_finite;
+  r.step.exhausted = true;
+  r.step.rollbacks = rollbacks;
+  return r;
+}
+
+// Plans up to and with step `last`, whose report says that it was one bad step too many.
+std::string after_exhaustion(CoordinatorConfig c, std::int64_t last, std::int32_t rollbacks = 0) {
   Coordinator coordinator(c);
-  coordinator.next();
-  RankReport bad = report(0);
-  bad.step.finite = false;
+  while (word(coordinator.next()) != numbered("s", last)) {
+  }
+  const RankReport bad = exhausted(last, rollbacks);
   coordinator.receive({&bad, 1});
-  EXPECT_EQ(all(coordinator), "bad0 ");
+  std::string words = word(coordinator.next());
+  if (coordinator.stopped()) return words;
+  words += " ";
+  words += word(coordinator.next());
+  return words;
+}
+
+TEST(Coordinator, ExhaustionWithoutAWayBackStopsWithoutSaving) {
+  CoordinatorConfig c = config(0, 100);
+  EXPECT_EQ(after_exhaustion(c, 20), "bad20");
+  c.rollbacks = 2;
+  EXPECT_EQ(after_exhaustion(c, 20), "bad20");  // nothing is saved on the way
+  c.save_every = 10;
+  EXPECT_EQ(after_exhaustion(c, 20, 2), "bad20");  // twice is enough
+  EXPECT_EQ(after_exhaustion(c, 9), "bad9");
+  Coordinator coordinator(c);
+  const RankReport bad = exhausted(0);
+  coordinator.receive({&bad, 1});
+  EXPECT_EQ(word(coordinator.next()), "bad0");
   EXPECT_THROW(coordinator.next(), InternalError);
+}
+
+TEST(Coordinator, GoesBackBeforeTheStepBeforeTheFirstBadOne) {
+  CoordinatorConfig c = config(0, 100);
+  c.rollbacks = 2;
+  c.save_every = 10;
+  EXPECT_EQ(after_exhaustion(c, 11), "back10+2 s10");
+  EXPECT_EQ(after_exhaustion(c, 20), "back10+11 s10");
+  c.bad_in_a_row = 3;
+  EXPECT_EQ(after_exhaustion(c, 24), "back20+5 s20");
+  EXPECT_EQ(after_exhaustion(c, 22), "back10+13 s10");  // step 20 is the first bad one
+  EXPECT_EQ(after_exhaustion(c, 24, 1), "back20+5 s20");
+}
+
+TEST(Coordinator, GoesBackToTheSameStepWhereverItWasResumed) {
+  CoordinatorConfig c = config(27, 100);  // saved there because somebody stopped it
+  c.rollbacks = 2;
+  c.save_every = 10;
+  EXPECT_EQ(after_exhaustion(c, 29), "back20+10 s20");
+}
+
+TEST(Coordinator, AfterGoingBackItSavesAsBefore) {
+  CoordinatorConfig c = config(0, 6);
+  c.rollbacks = 1;
+  c.save_every = 2;
+  Coordinator coordinator(c);
+  while (word(coordinator.next()) != "s3") {
+  }
+  const RankReport bad = exhausted(3);
+  coordinator.receive({&bad, 1});
+  EXPECT_EQ(all(coordinator), "back2+2 s2 s3 v4 s4 s5 v6 . done ");
+}
+
+TEST(Coordinator, TheLastStepMayBeBadToo) {
+  CoordinatorConfig c = config(0, 6);
+  c.rollbacks = 1;
+  c.save_every = 4;
+  Coordinator coordinator(c);
+  while (word(coordinator.next()) != "v6") {  // two messages are under way when step 5 is reported
+  }
+  EXPECT_EQ(word(coordinator.next()), ".");
+  const RankReport bad = exhausted(5);
+  coordinator.receive({&bad, 1});
+  EXPECT_EQ(all(coordinator), "back4+2 s4 s5 v6 . done ");
 }
 
 TEST(Coordinator, OwnersAreContiguousAndBalanced) {

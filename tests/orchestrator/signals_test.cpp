@@ -18,6 +18,14 @@ TEST(StopSignals, AClosingTerminalIsOneRequest) {
   EXPECT_EQ(signals.count(), 2);
 }
 
+TEST(StopSignals, WhatASchedulerSendsOnSeveralWaysIsOneRequest) {
+  const StopSignals signals(StopSignals::Second::ends_process);
+  EXPECT_EQ(signals.first(), 0);
+  for (const int signal : {SIGUSR2, SIGTERM, SIGTERM, SIGUSR1}) std::raise(signal);
+  EXPECT_EQ(signals.count(), 1);
+  EXPECT_EQ(signals.first(), SIGUSR2);
+}
+
 TEST(StopSignals, NohupIsRespected) {
   std::signal(SIGHUP, SIG_IGN);
   {

@@ -20,26 +20,50 @@ SupervisorOptions options(int ranks) {
   return o;
 }
 
+Crew crew(int ranks) {
+  Crew c;
+  c.ranks = ranks;
+  return c;
+}
+
 TEST(Supervisor, OneRankNeedsNoMpirun) {
   const StageConfig stage{"mlm", TrainingStage{}, "runs/r/mlm", "", {}};
   const std::vector<std::string> expected{"/bin/demist", "train",      "r.textproto", "--stage",
                                           "mlm",         "--set",      "a=1",         "--set",
                                           "b=2",         "--progress", "lines"};
-  EXPECT_EQ(stage_command(options(1), "/bin/demist", stage), expected);
+  EXPECT_EQ(stage_command(options(1), "/bin/demist", stage, crew(1)), expected);
 }
 
 TEST(Supervisor, SeveralRanksForStagesThatUseThem) {
   const StageConfig stage{"mlm", TrainingStage{}, "runs/r/mlm", "", {}};
-  const auto command = stage_command(options(3), "/bin/demist", stage);
+  const auto command = stage_command(options(3), "/bin/demist", stage, crew(3));
   EXPECT_EQ(command.front(), "mpirun");
   EXPECT_NE(std::find(command.begin(), command.end(), "3"), command.end());
   const StageConfig tokenizer{"tok", TokenizerStage{}, "runs/r/tok", "", {}};
-  EXPECT_EQ(stage_command(options(3), "/bin/demist", tokenizer).front(), "/bin/demist");
+  EXPECT_EQ(stage_command(options(3), "/bin/demist", tokenizer, crew(3)).front(), "/bin/demist");
+}
+
+TEST(Supervisor, SrunTakesTheCrewsNodes) {
+  const StageConfig stage{"mlm", TrainingStage{}, "runs/r/mlm", "", {}};
+  SupervisorOptions o = options(1);
+  o.launcher = Launcher("srun --mpi=pmix");
+  const Crew two{8, 4, {"n1", "n3"}};
+  const auto command = stage_command(o, "/bin/demist", stage, two);
+  const auto at = [&](const char* word) {
+    return std::find(command.begin(), command.end(), word) - command.begin();
+  };
+  EXPECT_EQ(command.front(), "srun");
+  for (const char* word : {"--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--nodelist=n1,n3",
+                           "--kill-on-bad-exit=1", "--mpi=pmix"})
+    EXPECT_LT(at(word), at("/bin/demist")) << word;
+  EXPECT_EQ(at("--no-kill"), static_cast<std::ptrdiff_t>(command.size()));
+  EXPECT_THROW(Launcher("ssh n1"), ConfigError);
+  EXPECT_THROW(Launcher(""), ConfigError);
 }
 
 TEST(Supervisor, EnvironmentAllowsRootOnlyForRoot) {
-  EXPECT_TRUE(stage_environment(options(1), 3, true).contains("OMPI_ALLOW_RUN_AS_ROOT"));
-  const auto user = stage_environment(options(1), 3, false);
+  EXPECT_TRUE(stage_environment(1, 3, true).contains("OMPI_ALLOW_RUN_AS_ROOT"));
+  const auto user = stage_environment(1, 3, false);
   EXPECT_FALSE(user.contains("OMPI_ALLOW_RUN_AS_ROOT"));
   EXPECT_EQ(user.at("OMP_NUM_THREADS"), "3");
 }
@@ -64,6 +88,19 @@ TEST(Process, ReturnsCodesAndSignals) {
   } catch (const EnvironmentError& error) {
     EXPECT_NE(std::string(error.what()).find("; install it"), std::string::npos) << error.what();
   }
+}
+
+TEST(Process, CapturesWhatAChildSays) {
+  const Captured said =
+      capture_process({{"sh", "-c", "cat; echo out; echo err >&2; exit 3"}, {}}, 10);
+  EXPECT_EQ(said.code, 3);
+  EXPECT_EQ(said.output, "out\n");
+  EXPECT_EQ(said.error, "err\n");
+  EXPECT_EQ(capture_process({{"seq", "100000"}, {}}, 30).output.size(), 588895);
+  EXPECT_EQ(capture_process({{"no-such-program-anywhere"}, {}}, 1).code, 127);
+  const Captured late = capture_process({{"sleep", "100"}, {}}, 0.05);
+  EXPECT_EQ(late.code, 128 + SIGKILL);
+  EXPECT_NE(late.error.find("did not answer"), std::string::npos) << late.error;
 }
 
 TEST(Process, WatcherCanReachTheGroup) {

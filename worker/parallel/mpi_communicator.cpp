@@ -92,6 +92,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   void all_reduce_max(std::span<float> values) override {
+    const mpi::Call call(comm_, "all_reduce_max");
     const std::size_t most = limits_.message_bytes / sizeof(std::int32_t);
     for (std::size_t at = 0; at < values.size(); at += most) {
       const auto part = values.subspan(at, std::min(most, values.size() - at));
@@ -105,6 +106,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) override {
+    const mpi::Call call(comm_, "all_gather");
     check_slices(starts, size(), all.size());
     if (all.size() > limits_.message_bytes) return gather_by_broadcast(all, starts);
     std::vector<int> counts(ranks_), at(ranks_);
@@ -135,6 +137,7 @@ class MpiCommunicator final : public Communicator {
   template <class T>
   void all_reduce(std::span<T> values) {
     if (values.empty() || ranks_ == 1) return;
+    const mpi::Call call(comm_, "all_reduce");
     if (values.size_bytes() <= kSmallBytes) return all_reduce_small(values);
     std::vector<std::int64_t> starts(ranks_ + 1), bytes(ranks_ + 1);
     for (std::size_t r = 0; r <= ranks_; ++r) {
@@ -166,6 +169,7 @@ class MpiCommunicator final : public Communicator {
   void reduce_scatter(std::span<T> out, std::span<const T> in,
                       std::span<const std::int64_t> starts) {
     check_slices(starts, size(), in.size());
+    const mpi::Call call(comm_, "reduce_scatter");
     const auto me = static_cast<std::size_t>(rank());
     ensure(static_cast<std::int64_t>(out.size()) == starts[me + 1] - starts[me],
            "communicator: out must be this rank's slice");

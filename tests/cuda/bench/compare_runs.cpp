@@ -96,7 +96,7 @@ std::vector<Fingerprints::Print> trace(const mpi::Comm& world, const Run& run, b
   for (std::int64_t step = 0; step < (tiny ? 1 : 2); ++step) {
     trainer.announce(
         {step, std::vector<std::int32_t>(static_cast<std::size_t>(run.micro_batches))});
-    if (!trainer.run_step().finite) throw NumericError("a step is not finite");
+    if (!trainer.run_step().applied()) throw NumericError("a step is not applied");
   }
   return fingerprints.prints();
 }

@@ -57,7 +57,7 @@ class Subject {
   StepReport step() {
     announce();
     const StepReport report = trainer_->run_step();
-    if (!report.finite) throw NumericError("a step on random tokens is not finite");
+    if (!report.applied()) throw NumericError("a step on random tokens is not applied");
     return report;
   }
   const NamedModel& model() const { return model_; }

@@ -66,7 +66,7 @@ std::vector<double> losses(Trainer& trainer, int groups, std::int64_t steps) {
   for (std::int64_t s = 0; s < steps; ++s) {
     trainer.announce(plan_for(s, groups));
     const StepReport report = trainer.run_step();
-    if (!report.finite)
+    if (!report.applied())
       throw NumericError("step " + std::to_string(s) + " with " + std::to_string(groups) +
                          " groups is not finite");
     curve.push_back(report.loss);

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/heartbeat.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "core/error.hpp"
+
+namespace demist {
+
+// A sequence lock: odd while the writer changes what it guards. Every field is an atomic of its
+// own, so a reader that comes in between sees old and new values mixed, never a torn one.
+struct HeartbeatPage {
+  using Word = std::atomic<std::uint64_t>;
+  static constexpr std::uint64_t kMagic = 0x3174616562747364;  // "dstbeat1": the layout's version
+  static constexpr std::size_t kCallWords = 4;                 // 31 characters and the end
+
+  Word magic;  // written last: a file without it is not whole
+  Word rank, process, process_began;
+  Word claimed, ended, ticks;
+  Word sequence;
+  Word phase, step, beats, slowest_step;
+  std::array<Word, kPhases> slowest;
+  std::array<Word, kCallWords> call;
+};
+static_assert(HeartbeatPage::Word::is_always_lock_free, "atomics must work between processes");
+
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::uint64_t bits(double value) {
+  std::uint64_t word = 0;
+  std::memcpy(&word, &value, sizeof word);
+  return word;
+}
+double number(std::uint64_t word) {
+  double value = 0;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+// Clock ticks from the machine's start to the process's: field 22 of /proc/<id>/stat, the 20th
+// after the name in parentheses; 0 when there is no such process, or only what its parent has not
+// reaped (the 1st: state Z).
+std::uint64_t beginning_of(int process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+  std::string text;
+  std::getline(file, text);
+  const std::size_t name_end = text.rfind(')');
+  if (name_end == std::string::npos) return 0;
+  std::istringstream fields(text.substr(name_end + 1));
+  std::string state, field;
+  fields >> state;
+  for (int i = 1; i < 20; ++i) fields >> field;
+  return fields && state != "Z" ? std::stoull(field) : 0;
+}
+
+HeartbeatPage* map(const std::filesystem::path& path, int flags) {
+  const int file = ::open(path.c_str(), flags | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+  const auto size = static_cast<::off_t>(sizeof(HeartbeatPage));
+  // Space that is only promised would end the process with SIGBUS when memory is short.
+  bool sized = file >= 0;
+  if (sized && (flags & O_CREAT) != 0) sized = ::posix_fallocate(file, 0, size) == 0;
+  if (sized && (flags & O_CREAT) == 0) sized = ::lseek(file, 0, SEEK_END) == size;
+  void* address = MAP_FAILED;
+  if (sized)
+    address = ::mmap(nullptr, sizeof(HeartbeatPage), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  const int reason = errno;
+  if (file >= 0) ::close(file);
+  if (address == MAP_FAILED)
+    throw EnvironmentError(path.string() + ": cannot share a heartbeat: " + std::strerror(reason));
+  return static_cast<HeartbeatPage*>(address);
+}
+
+void unmap(HeartbeatPage* page) { ::munmap(page, sizeof(HeartbeatPage)); }
+
+}  // namespace
+
+const char* name_of(Phase phase) {
+  static constexpr std::array<const char*, kPhases> names = {
+      "start", "control", "load", "forward", "backward", "reduce", "optimizer", "save", "evaluate"};
+  return names.at(static_cast<std::size_t>(phase));
+}
+
+double Heartbeat::Recent::add(double seconds) {
+  last_.at(next_) = seconds;
+  next_ = (next_ + 1) % last_.size();
+  return *std::max_element(last_.begin(), last_.end());
+}
+
+Heartbeat::Heartbeat(const std::filesystem::path& file, int rank)
+    : file_(file), phase_began_(now_seconds()) {
+  ::unlink(file.c_str());  // whoever still reads the old one keeps it
+  page_ = map(file, O_CREAT | O_EXCL);
+  page_->rank.store(static_cast<std::uint64_t>(rank), kRelaxed);
+  page_->process.store(static_cast<std::uint64_t>(::getpid()), kRelaxed);
+  page_->process_began.store(beginning_of(::getpid()), kRelaxed);
+  publish();
+  page_->magic.store(HeartbeatPage::kMagic, std::memory_order_release);
+}
+
+Heartbeat::~Heartbeat() {
+  leave();
+  unmap(page_);
+}
+
+void Heartbeat::leave() {
+  page_->ended.store(1, std::memory_order_release);
+  ::unlink(file_.c_str());
+}
+
+void Heartbeat::publish() {
+  HeartbeatPage& page = *page_;
+  const std::uint64_t sequence = page.sequence.load(kRelaxed);
+  page.sequence.store(sequence + 1, kRelaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  page.phase.store(static_cast<std::uint64_t>(phase_), kRelaxed);
+  page.step.store(static_cast<std::uint64_t>(step_), kRelaxed);
+  page.beats.store(page.beats.load(kRelaxed) + 1, kRelaxed);
+  page.slowest_step.store(bits(slowest_step_), kRelaxed);
+  for (std::size_t i = 0; i < kPhases; ++i) page.slowest[i].store(bits(slowest_[i]), kRelaxed);
+  std::array<std::uint64_t, HeartbeatPage::kCallWords> text{};
+  if (call_ != nullptr)
+    std::memcpy(text.data(), call_, std::min(std::strlen(call_), sizeof text - 1));
+  for (std::size_t i = 0; i < text.size(); ++i) page.call[i].store(text[i], kRelaxed);
+  page.sequence.store(sequence + 2, std::memory_order_release);
+}
+
+void Heartbeat::enter(Phase phase) {
+  const double now = now_seconds();
+  const auto left = static_cast<std::size_t>(phase_);
+  if (phase != phase_) {
+    slowest_[left] = phases_[left].add(now - phase_began_);
+    phase_began_ = now;
+  }
+  phase_ = phase;
+  publish();
+}
+
+void Heartbeat::begin_step(std::int64_t step) {
+  step_ = step;
+  step_began_ = now_seconds();
+  enter(Phase::load);
+}
+
+void Heartbeat::end_step() {
+  slowest_step_ = steps_.add(now_seconds() - step_began_);
+  enter(Phase::control);
+}
+
+void Heartbeat::begin_call(const char* name) {
+  if (depth_++ > 0) return;
+  call_ = name;
+  publish();
+}
+
+void Heartbeat::end_call() {
+  if (--depth_ > 0) return;
+  call_ = nullptr;
+  publish();
+}
+
+void Heartbeat::tick() { page_->ticks.fetch_add(1, kRelaxed); }
+
+HeartbeatReader::HeartbeatReader(const std::filesystem::path& file) : page_(map(file, 0), unmap) {
+  if (page_->magic.load(std::memory_order_acquire) != HeartbeatPage::kMagic)
+    throw EnvironmentError(file.string() + ": no heartbeat of this version of the program");
+  const auto process = static_cast<int>(page_->process.load(kRelaxed));
+  gone_ = beginning_of(process) != page_->process_began.load(kRelaxed);
+}
+
+Pulse HeartbeatReader::read() const {
+  const HeartbeatPage& page = *page_;
+  Pulse pulse;
+  pulse.rank = static_cast<int>(page.rank.load(kRelaxed));
+  pulse.process = static_cast<int>(page.process.load(kRelaxed));
+  pulse.ended = page.ended.load(std::memory_order_acquire) != 0;
+  // A process that waits to be reaped still has its id: whoever started it reaps it at once.
+  pulse.alive = !gone_ && (::kill(pulse.process, 0) == 0 || errno == EPERM);
+  pulse.ticks = page.ticks.load(kRelaxed);
+  std::array<std::uint64_t, HeartbeatPage::kCallWords> text{};
+  // A writer that was stopped in the middle of a change leaves the lock odd for ever.
+  constexpr int kTries = 100;
+  for (int i = 0; i < kTries; ++i) {
+    const std::uint64_t before = page.sequence.load(std::memory_order_acquire);
+    pulse.phase =
+        static_cast<Phase>(std::min<std::uint64_t>(page.phase.load(kRelaxed), kPhases - 1));
+    pulse.step = static_cast<std::int64_t>(page.step.load(kRelaxed));
+    pulse.beats = page.beats.load(kRelaxed);
+    pulse.slowest_step = number(page.slowest_step.load(kRelaxed));
+    for (std::size_t k = 0; k < kPhases; ++k)
+      pulse.slowest[k] = number(page.slowest[k].load(kRelaxed));
+    for (std::size_t k = 0; k < text.size(); ++k) text[k] = page.call[k].load(kRelaxed);
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (before % 2 == 0 && page.sequence.load(kRelaxed) == before) break;
+  }
+  std::array<char, sizeof text> call{};
+  std::memcpy(call.data(), text.data(), call.size() - 1);
+  pulse.call = call.data();
+  return pulse;
+}
+
+bool HeartbeatReader::claim() const { return page_->claimed.exchange(1) == 0; }
+
+}  // namespace demist

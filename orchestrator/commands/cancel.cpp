@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/commands/commands.hpp"
+#include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
+#include "orchestrator/nearest.hpp"
+#include "orchestrator/process.hpp"
+#include "orchestrator/progress.hpp"
+#include "orchestrator/signal_relay.hpp"
+#include "orchestrator/slurm/run_facts.hpp"
+
+namespace demist::cli {
+namespace {
+
+using slurm::Inspection;
+
+void scancel(const slurm::Job& job) {
+  std::vector<std::string> command{"scancel", job.id};
+  if (!job.cluster.empty()) command.push_back("--clusters=" + job.cluster);
+  constexpr double patience = 60;  // seconds
+  const Captured said = capture_process({command, {}}, patience);
+  if (said.code != 0) throw EnvironmentError(join(command, " ") + ": " + said.error);
+  std::printf("cancelled job %s\n", job.id.c_str());
+}
+
+// Jobs in the queue: only those that wait, or all.
+void cancel_jobs(const Inspection& found, bool waiting_only) {
+  for (const slurm::Job& job : found.jobs) {
+    const auto* row = found.queue.find(job);
+    if (row == nullptr || !row->is_live()) continue;
+    if (!waiting_only || row->state == "PENDING") scancel(job);
+  }
+}
+
+void require_answer(const Inspection& found) {
+  if (!found.jobs.empty() && !found.queue.answered)
+    throw EnvironmentError("squeue gives no answer: " + found.queue.problem +
+                           "; the run stops itself when it sees " + kStopFile +
+                           " in its folder; try again for what waits in the queue");
+}
+
+// A supervisor on this machine that no job started.
+bool is_local(const Inspection& found) {
+  return !found.facts.events.in_job && found.facts.process_lives.value_or(false) &&
+         found.facts.events.ended < found.facts.events.started;
+}
+
+void stop_at_once(const Inspection& found) {
+  cancel_jobs(found, false);
+  if (!is_local(found)) return;
+  // As a person who types Ctrl-C twice.
+  for (int i = 0; i < 2; ++i) {
+    ::kill(found.facts.events.process, SIGINT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  std::printf("ended process %d\n", found.facts.events.process);
+}
+
+// Until nobody works on the run any more; false when that takes too long.
+bool wait_for_end(const fs::path& run, double patience_seconds) {
+  const double until = steady_seconds() + patience_seconds;
+  std::string last;
+  while (steady_seconds() < until) {
+    const Inspection found = slurm::inspect_run(run);
+    const slurm::RunState state = slurm::judge(found.facts);
+    const std::string text = slurm::describe(state, found.facts);
+    if (text != last) std::printf("%s\n", text.c_str());
+    std::fflush(stdout);
+    last = text;
+    if (state.is_over()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(found.jobs.empty() ? 200 : 1000));
+  }
+  return false;
+}
+
+}  // namespace
+
+int cancel(const Arguments& arguments, const mpi::Comm&) {
+  Options options("demist cancel RUN [options]",
+                  "Asks a run to save and stop, waits for that, and takes its waiting jobs out of\n"
+                  "the queue. `demist resume RUN` goes on.");
+  options.positional("RUN")
+      .flag("now", "do not save: the last checkpoint stands")
+      .value("wait", "SECONDS", "how long to wait for the save; then as --now; default: 600");
+  if (!options.parse(arguments)) return 0;
+  const fs::path run = slurm::find_run(options.positionals().front());
+  const double patience = options.real("wait", 600, 0);
+  const Inspection before = slurm::inspect_run(run);
+  const slurm::RunState state = slurm::judge(before.facts);
+  if (state.is_over()) {
+    std::printf("%s\n", slurm::describe(state, before.facts).c_str());
+    return 0;
+  }
+  atomic_write(run / kStopFile, "");
+  append_event(run, "stop_asked", {{"host", host_name()}});
+  require_answer(before);
+  cancel_jobs(before, true);
+  if (options.has("now")) {
+    stop_at_once(before);
+    return 0;
+  }
+  if (wait_for_end(run, patience)) return 0;
+  std::printf("it has not stopped in time\n");
+  stop_at_once(slurm::inspect_run(run));
+  return 0;
+}
+
+}  // namespace demist::cli

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/commands/commands.hpp"
+#include "orchestrator/slurm/run_facts.hpp"
+#include "orchestrator/slurm/run_logs.hpp"
+
+namespace demist::cli {
+namespace {
+
+// Prints what is appended, until the run is over.
+void follow(const fs::path& run, const fs::path& file) {
+  std::ifstream in(file, std::ios::binary | std::ios::ate);
+  using std::chrono::steady_clock;
+  auto next_look = steady_clock::now();
+  while (true) {
+    in.clear();
+    std::ostringstream text;
+    if (in.peek() != std::char_traits<char>::eof()) text << in.rdbuf();
+    std::fputs(text.str().c_str(), stdout);
+    std::fflush(stdout);
+    if (text.str().empty() && steady_clock::now() >= next_look) {
+      if (slurm::judge(slurm::inspect_run(run).facts).is_over()) return;
+      next_look = steady_clock::now() + std::chrono::seconds(5);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  }
+}
+
+}  // namespace
+
+int logs(const Arguments& arguments, const mpi::Comm&) {
+  Options options("demist logs RUN [options]",
+                  "What a run says: the job's log, or that of one rank. Requeued jobs append to\n"
+                  "one log.");
+  options.positional("RUN")
+      .value("rank", "N", "the log of this rank")
+      .flag("errors", "the last lines of the rank that failed first")
+      .value("lines", "N", "lines from the end; 0: all; default: 50")
+      .flag("follow,f", "stay, and print what is appended until the run is over");
+  if (!options.parse(arguments)) return 0;
+  const fs::path run = slurm::find_run(options.positionals().front());
+  fs::path file;
+  if (options.has("rank"))
+    file = slurm::rank_log(run, options.integer("rank", 0, 0));
+  else if (options.has("errors"))
+    file = slurm::first_failure(run, slurm::inspect_run(run).facts.events.started).log;
+  else
+    file = slurm::main_log(run);
+  if (!fs::exists(file)) {
+    if (options.has("errors")) throw ConfigError(run.string() + ": no log tells of an error");
+    throw ConfigError(file.string() + " does not exist (yet)");
+  }
+  const auto lines = static_cast<std::size_t>(options.integer("lines", 50, 0));
+  std::fprintf(stderr, "==> %s\n", file.c_str());
+  std::fputs(slurm::last_lines(read_file(file), lines).c_str(), stdout);
+  if (options.has("follow")) follow(run, file);
+  return 0;
+}
+
+}  // namespace demist::cli

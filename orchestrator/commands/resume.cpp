@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/error.hpp"
+#include "orchestrator/commands/commands.hpp"
+#include "orchestrator/launch.hpp"
+#include "orchestrator/slurm/run_facts.hpp"
+#include "orchestrator/slurm/submit.hpp"
+
+namespace demist::cli {
+
+int resume(const Arguments& arguments, const mpi::Comm& world) {
+  Options options("demist resume RUN [options]",
+                  "Goes on with a run as it was started: submits it again, or runs it here. What\n"
+                  "is done stays done; training goes on from the last checkpoint, on any number\n"
+                  "of ranks.");
+  options.positional("RUN")
+      .value("nodes", "N|MIN-MAX", "submitted runs: other nodes than last time")
+      .value("time", "TIME", "submitted runs: another time limit")
+      .value("ranks", "N", "runs on this machine: other ranks than last time");
+  if (!options.parse(arguments)) return 0;
+  Launch launch = read_launch(slurm::find_run(options.positionals().front()));
+  if (launch.submission) {
+    if (options.has("ranks")) throw ConfigError("--ranks: this run was submitted; use --nodes");
+    launch.submission->nodes = options.get("nodes", launch.submission->nodes);
+    launch.submission->time = options.get("time", launch.submission->time);
+    return slurm::submit(launch, false);
+  }
+  if (options.has("nodes") || options.has("time"))
+    throw ConfigError("--nodes and --time are for submitted runs; use --ranks, or demist submit");
+  Arguments again{launch.recipe};
+  for (const std::string& assignment : launch.overrides)
+    again.insert(again.end(), {"--set", assignment});
+  if (options.has("ranks")) again.insert(again.end(), {"--ranks", *options.find("ranks")});
+  return run_recipe(again, world);
+}
+
+}  // namespace demist::cli

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/launch.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+
+namespace demist {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr const char* kLaunchFile = "launch.json";
+
+}  // namespace
+
+std::string to_json(const Launch& launch) {
+  ordered_json json{{"recipe", launch.recipe}, {"set", launch.overrides}};
+  if (const auto& s = launch.submission)
+    json["submit"] = {
+        {"nodes", s->nodes},     {"ntasks_per_node", s->ntasks_per_node}, {"time", s->time},
+        {"cluster", s->cluster}, {"stage_jobs", s->stage_jobs},           {"chain", s->chain}};
+  return json.dump(1);
+}
+
+Launch launch_from_json(const std::string& text) {
+  try {
+    const auto json = ordered_json::parse(text);
+    Launch launch{json.at("recipe"), json.at("set"), std::nullopt};
+    if (json.contains("submit")) {
+      const auto& s = json.at("submit");
+      launch.submission = Submission{s.at("nodes"),   s.at("ntasks_per_node"), s.at("time"),
+                                     s.at("cluster"), s.at("stage_jobs"),      s.at("chain")};
+    }
+    return launch;
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError(std::string("the record of how the run was started is damaged: ") +
+                    error.what());
+  }
+}
+
+void write_launch(const fs::path& run_dir, const Launch& launch) {
+  atomic_write(run_dir / kLaunchFile, to_json(launch) + "\n");
+}
+
+Launch read_launch(const fs::path& run_dir) {
+  const fs::path file = run_dir / kLaunchFile;
+  if (!fs::exists(file))
+    throw ConfigError(run_dir.string() + " has no " + kLaunchFile +
+                      ": it was never started by `demist run` or `demist submit`; start it so");
+  return launch_from_json(read_file(file));
+}
+
+}  // namespace demist

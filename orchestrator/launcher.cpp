@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/launcher.hpp"
+
+#include <sstream>
+
+#include "core/error.hpp"
+#include "orchestrator/nearest.hpp"
+
+namespace demist {
+
+Launcher::Launcher(const std::string& command) {
+  std::istringstream text(command);
+  for (std::string word; text >> word;) words_.push_back(word);
+  if (words_.empty() || (words_.front() != "mpirun" && words_.front() != "srun"))
+    throw ConfigError("--launcher " + command + ": expected mpirun or srun, with its options");
+}
+
+std::vector<std::string> Launcher::words(const Crew& crew) const {
+  std::vector<std::string> words{words_.front()};
+  const std::string ranks = std::to_string(crew.ranks);
+  if (is_srun())
+    // Without --no-kill, so that Slurm ends what a dead node leaves behind. One rank that fails
+    // ends all; so does one that has ended a minute before the others.
+    words.insert(words.end(), {"--nodes=" + std::to_string(crew.nodes.size()), "--ntasks=" + ranks,
+                               "--ntasks-per-node=" + std::to_string(crew.ranks_per_node),
+                               "--nodelist=" + join(crew.nodes, ","), "--kill-on-bad-exit=1",
+                               "--wait=60", "--unbuffered"});
+  else
+    words.insert(words.end(), {"--quiet", "-n", ranks, "--oversubscribe", "--bind-to", "none"});
+  words.insert(words.end(), words_.begin() + 1, words_.end());
+  return words;
+}
+
+}  // namespace demist

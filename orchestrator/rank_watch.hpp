@@ -1,0 +1,82 @@
+// Who watches the ranks of a stage: a thread in each rank, and `demist run`.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "core/mpi.hpp"
+#include "orchestrator/hang.hpp"
+
+namespace demist {
+
+namespace fs = std::filesystem;
+
+// Tells the ranks of one attempt from those of another: `demist run` sets it for the ranks it
+// starts.
+inline constexpr const char* kAttemptVariable = "DEMIST_ATTEMPT_ID";
+
+// Where the ranks of a run keep their heartbeats on this machine: in memory, below /dev/shm, or in
+// the run folder where there is no such place. The folder is made.
+fs::path heartbeat_folder(const fs::path& run_dir);
+
+// Removes what killed ranks have left there, and the folder when nobody uses it.
+void sweep_heartbeats(const fs::path& run_dir);
+
+// The ranks of one attempt at a stage, on this machine.
+struct WatchedStage {
+  fs::path run_dir;
+  std::string stage;
+  std::string attempt;  // its identity
+};
+
+// Sees ranks come and go, and what becomes of them. One thread at a time.
+class RankObserver {
+ public:
+  RankObserver(WatchedStage stage, const Patience& patience);
+  std::optional<Finding> look();
+  // True for one process of this machine: the one that reports it.
+  bool claim(const Finding& finding) const;
+  const std::map<std::string, HeartbeatReader>& ranks() const { return readers_; }
+
+ private:
+  void find_new();
+
+  WatchedStage stage_;
+  fs::path folder_;
+  HangDetector detector_;
+  std::map<std::string, HeartbeatReader> readers_;
+  std::vector<std::string> order_;  // names, as the detector counts ranks
+};
+
+// Writes the event (`hang` or `rank_died`) and the rank's exit record, unless a reason is known
+// already. Returns the message for people.
+std::string record_finding(const WatchedStage& stage, const Finding& finding);
+
+// A rank's own heartbeat, and the thread that watches over all ranks of its machine: when one is
+// dead or hung, and `demist run` is not there to say so, it says so and ends this process with
+// ExitCode::suspect, which ends the job.
+class RankWatch {
+ public:
+  // Collective. `patience`: of the run.
+  RankWatch(const mpi::Comm& world, const fs::path& run_dir, const std::string& stage,
+            const Patience& patience);
+  ~RankWatch();
+  RankWatch(const RankWatch&) = delete;
+  RankWatch& operator=(const RankWatch&) = delete;
+  const mpi::Comm& world() const { return world_; }  // shows its collectives in the heartbeat
+
+ private:
+  void watch(const std::stop_token& stop, const Patience& patience);
+
+  WatchedStage stage_;
+  std::unique_ptr<Heartbeat> heartbeat_;
+  mpi::Comm world_;
+  std::jthread thread_;  // last: it uses what stands above
+};
+
+}  // namespace demist

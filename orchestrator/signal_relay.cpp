@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/signal_relay.hpp"
+
+#include <csignal>
+
+#include "core/log.hpp"
+#include "orchestrator/progress.hpp"
+
+namespace demist {
+
+void SignalRelay::look_for_file() {
+  if (file_found_ || steady_seconds() < next_look_) return;
+  std::error_code unreadable;
+  file_found_ = std::filesystem::exists(stop_file_, unreadable);
+  next_look_ = steady_seconds() + 1;
+}
+
+void SignalRelay::operator()(int pid) {
+  constexpr double patience = 2;  // seconds
+  look_for_file();
+  if (interrupted() && asked_at_ == 0) {
+    asked_at_ = steady_seconds();
+    log::info("saving and stopping; press Ctrl-C again to stop at once");
+    ::kill(-pid, signals_.first() == SIGUSR2 ? SIGUSR2 : SIGUSR1);
+  }
+  if (signals_.count() >= 2 && ended_at_ == 0) {
+    ended_at_ = steady_seconds();
+    ::kill(-pid, SIGTERM);
+  }
+  if (ended_at_ > 0 && steady_seconds() > ended_at_ + patience) ::kill(-pid, SIGKILL);
+}
+
+}  // namespace demist

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/slurm/allocation.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <sstream>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/log.hpp"
+#include "orchestrator/events.hpp"
+#include "orchestrator/nearest.hpp"
+#include "orchestrator/process.hpp"
+#include "orchestrator/stage_state.hpp"
+
+namespace demist::slurm {
+namespace {
+
+constexpr double kPatience = 60;  // seconds; a busy controller takes its time
+
+std::string ask(const std::vector<std::string>& command) {
+  const Captured answer = capture_process({command, {}}, kPatience);
+  if (answer.code != 0)
+    throw EnvironmentError(join(command, " ") + ": " + answer.error +
+                           "; is Slurm's controller reachable from this node?");
+  return answer.output;
+}
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::string text_from(const fs::path& file, std::uintmax_t begin) {
+  std::ifstream in(file, std::ios::binary);
+  in.seekg(static_cast<std::streamoff>(begin));
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+}  // namespace
+
+std::vector<Node> parse_nodes(const std::string& lines) {
+  std::vector<Node> nodes;
+  std::istringstream in(lines);
+  for (Node node; in >> node.name >> node.state;) {
+    const bool known = std::any_of(nodes.begin(), nodes.end(),
+                                   [&](const Node& other) { return other.name == node.name; });
+    if (!known) nodes.push_back(node);
+  }
+  return nodes;
+}
+
+bool is_usable(const std::string& state) {
+  if (state.empty() || state.find('*') != std::string::npos) return false;
+  static const char* const bad[] = {"down", "drain", "fail", "power", "unk", "reboot", "inval"};
+  return std::none_of(std::begin(bad), std::end(bad),
+                      [&](const char* word) { return state.find(word) != std::string::npos; });
+}
+
+bool has_failed(const std::string& state) {
+  return state.find('*') != std::string::npos || state.find("down") != std::string::npos ||
+         state.find("fail") != std::string::npos;
+}
+
+Crew choose_crew(const std::vector<Node>& allocated, const std::set<std::string>& bad,
+                 const CrewRequest& request) {
+  Crew crew;
+  crew.ranks_per_node = request.ranks_per_node;
+  std::vector<std::string> left_out;
+  for (const Node& node : allocated) {
+    const bool usable = is_usable(node.state) && !bad.contains(node.name);
+    (usable ? crew.nodes : left_out).push_back(node.name);
+  }
+  const auto ranks = [&] { return static_cast<int>(crew.nodes.size()) * request.ranks_per_node; };
+  while (ranks() % request.tensor_parallel != 0) crew.nodes.pop_back();
+  crew.ranks = ranks();
+  if (static_cast<int>(crew.nodes.size()) < std::max(1, request.min_nodes))
+    throw Error(ExitCode::requeue,
+                "only " + std::to_string(crew.nodes.size()) + " nodes of the allocation can be " +
+                    "used, and at least " + std::to_string(request.min_nodes) + " are needed" +
+                    (left_out.empty() ? "" : " (left out: " + join(left_out, ", ") + ")") +
+                    "; the job needs other nodes");
+  return crew;
+}
+
+std::vector<NodeFailure> failures_in(const std::string& srun_messages) {
+  static const std::regex launch(R"(srun: error: .*failed on node (\S+): (.+))"),
+      lost(R"(srun: error: (Node failure) on (\S+))"),
+      killed(R"(srun: error: ([^\s:]+): tasks? [0-9,\[\]-]+: (.+))");
+  std::vector<NodeFailure> found;
+  std::istringstream lines(srun_messages);
+  std::smatch match;
+  for (std::string line; std::getline(lines, line);) {
+    if (std::regex_search(line, match, launch))
+      found.push_back({match[1], match[2], true});
+    else if (std::regex_search(line, match, lost))
+      found.push_back({match[2], match[1], true});
+    else if (std::regex_search(line, match, killed))
+      found.push_back({match[1], match[2], false});
+  }
+  return found;
+}
+
+std::set<std::string> read_bad_nodes(const fs::path& run_dir) {
+  std::set<std::string> nodes;
+  std::ifstream in(run_dir / "bad-nodes");
+  for (std::string line; std::getline(in, line);)
+    if (const std::string name = line.substr(0, line.find('\t')); !name.empty()) nodes.insert(name);
+  return nodes;
+}
+
+void add_bad_node(const fs::path& run_dir, const std::string& node, const std::string& reason) {
+  if (read_bad_nodes(run_dir).contains(node)) return;
+  std::ofstream out(run_dir / "bad-nodes", std::ios::app);
+  out << node << '\t' << static_cast<std::int64_t>(unix_seconds()) << '\t' << reason << '\n';
+  log::warning("node " + node + " is avoided from now on: " + reason + " (" +
+               (run_dir / "bad-nodes").string() +
+               " lists such nodes; delete the line of one "
+               "that is well again)");
+  append_event(run_dir, "node_avoided", {{"node", node}, {"reason", reason}});
+}
+
+Allocation::Allocation(fs::path run_dir, const CrewRequest& request)
+    : run_dir_(std::move(run_dir)),
+      log_(variable("DEMIST_JOB_LOG")),
+      request_(request),
+      job_(variable("SLURM_JOB_ID")) {
+  if (job_.empty())
+    throw ConfigError(
+        "--launcher srun works inside an allocation; use `demist submit`, or salloc first");
+}
+
+Crew Allocation::next() {
+  std::error_code absent;
+  log_begin_ = log_.empty() ? 0 : fs::file_size(log_, absent);
+  if (absent) log_begin_ = 0;
+  // Not SLURM_JOB_NODELIST: Slurm takes dead nodes out of the job, the variable keeps them.
+  std::string names = ask({"squeue", "-h", "-j", job_, "-o", "%N"});
+  while (!names.empty() && names.back() == '\n') names.pop_back();
+  const std::vector<Node> nodes =
+      parse_nodes(ask({"sinfo", "-h", "-N", "-n", names, "-o", "%N %T"}));
+  for (const Node& node : nodes)
+    if (has_failed(node.state)) add_bad_node(run_dir_, node.name, "Slurm calls it " + node.state);
+  return choose_crew(nodes, read_bad_nodes(run_dir_), request_);
+}
+
+void Allocation::ended(int code) {
+  const std::string last_suspect = std::exchange(suspect_, "");
+  if (code == 0 || code == static_cast<int>(ExitCode::requeue) || log_.empty()) return;
+  const std::vector<NodeFailure> failures = failures_in(text_from(log_, log_begin_));
+  for (const NodeFailure& failure : failures)
+    if (failure.of_node) add_bad_node(run_dir_, failure.node, failure.what);
+  // The first words are about the cause: the rest was killed because of it.
+  const bool by_signal = !failures.empty() && !failures.front().of_node &&
+                         !failures.front().what.starts_with("Exited");
+  if (!by_signal) return;
+  suspect_ = failures.front().node;
+  if (suspect_ == last_suspect)
+    add_bad_node(run_dir_, suspect_,
+                 "twice in a row its ranks were the first to die: " + failures.front().what);
+}
+
+}  // namespace demist::slurm

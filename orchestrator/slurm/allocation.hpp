@@ -1,0 +1,66 @@
+// The nodes of our own allocation: which of them an attempt may use, and which have failed.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "orchestrator/launcher.hpp"
+
+namespace demist::slurm {
+
+struct Node {
+  std::string name, state;  // in sinfo's words: "allocated", "down*"
+};
+// The lines of `sinfo -h -N -o "%N %T"`, in their order; a node of several partitions once.
+std::vector<Node> parse_nodes(const std::string& lines);
+// Whether a rank can be started there. A star means that the node has not answered for a while.
+bool is_usable(const std::string& state);
+// Of those that are not, whether it broke: one that is drained or reboots does as it is told.
+bool has_failed(const std::string& state);
+
+struct CrewRequest {
+  int ranks_per_node = 1;
+  int min_nodes = 1;
+  int tensor_parallel = 1;  // ranks of a crew are a multiple of it
+};
+// As many of the usable nodes as make whole tensor-parallel groups. Throws Error(requeue) when they
+// are too few.
+Crew choose_crew(const std::vector<Node>& allocated, const std::set<std::string>& bad,
+                 const CrewRequest& request);
+
+// What srun wrote about nodes, in its order.
+struct NodeFailure {
+  std::string node, what;
+  bool of_node = false;  // the node's fault for sure: it did not answer, or Slurm gave it up
+};
+std::vector<NodeFailure> failures_in(const std::string& srun_messages);
+
+// <run>/bad-nodes: "node <tab> Unix seconds <tab> reason" a line. Its lines are the user's to
+// delete.
+std::set<std::string> read_bad_nodes(const std::filesystem::path& run_dir);
+void add_bad_node(const std::filesystem::path& run_dir, const std::string& node,
+                  const std::string& reason);
+
+// The allocation that this process runs in.
+class Allocation {
+ public:
+  // Throws ConfigError outside of an allocation.
+  Allocation(std::filesystem::path run_dir, const CrewRequest& request);
+  Crew next();  // for the attempt that begins now
+  // Remembers nodes that made it fail: at once those that Slurm gave up, and after two attempts in
+  // a row one whose rank was the first to be killed by a signal.
+  void ended(int code);
+
+ private:
+  std::filesystem::path run_dir_, log_;  // log_: where srun's messages go; empty: unknown
+  CrewRequest request_;
+  std::string job_;
+  std::uintmax_t log_begin_ = 0;  // bytes that were there before the attempt
+  std::string suspect_;           // of the last attempt
+};
+
+}  // namespace demist::slurm

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/slurm/profile.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <regex>
+
+#include "configs/cluster.pb.h"
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/config_text.hpp"
+#include "orchestrator/nearest.hpp"
+
+namespace demist::slurm {
+namespace {
+
+namespace pb = google::protobuf;
+using cluster::Cluster;
+
+// A profile while it is still a message, and the way to complain about one of its fields.
+class Parsed {
+ public:
+  Parsed(const std::string& text, std::string file) : file_(std::move(file)) {
+    config::parse_text(text, file_, "configs/cluster.proto", message_, &locations_);
+  }
+  const Cluster& message() const { return message_; }
+
+  void require(bool condition, const char* field, const std::string& problem, const char* remedy,
+               int element = -1) const {
+    if (condition) return;
+    const auto at = locations_.GetLocation(Cluster::descriptor()->FindFieldByName(field), element);
+    std::string where = file_;
+    if (at.line >= 0)
+      where.append(":")
+          .append(std::to_string(at.line + 1))
+          .append(":")
+          .append(std::to_string(at.column + 1));
+    throw ConfigError(where + ": " + field + ": " + problem + "; " + remedy);
+  }
+  // Every element of a list must look like `pattern`.
+  void require_each(const pb::RepeatedPtrField<std::string>& list, const char* field,
+                    const char* pattern, const char* remedy) const {
+    const std::regex form(pattern);
+    for (int i = 0; i < list.size(); ++i)
+      require(std::regex_match(list[i], form), field,
+              "\"" + list[i] + "\" is not of the right form", remedy, i);
+  }
+
+ private:
+  std::string file_;
+  Cluster message_;
+  pb::TextFormat::ParseInfoTree locations_;
+};
+
+void check(const Parsed& parsed) {
+  const Cluster& c = parsed.message();
+  const std::regex time(R"((\d+-)?\d+(:\d+){0,2})");
+  parsed.require(c.time().empty() || std::regex_match(c.time(), time), "time",
+                 "\"" + c.time() + "\" is no time", R"(write "12:00:00" or "2-00:00:00")");
+  parsed.require(!c.has_ntasks_per_node() || c.ntasks_per_node() > 0, "ntasks_per_node",
+                 "must be at least 1", "give the number of ranks a node");
+  parsed.require(!c.has_cpus_per_task() || c.cpus_per_task() > 0, "cpus_per_task",
+                 "must be at least 1", "give the number of cores a rank");
+  parsed.require(!c.has_stop_seconds() || c.stop_seconds() >= 0, "stop_seconds", "is negative",
+                 "give the seconds that a save takes, and some");
+  parsed.require(!c.has_max_requeues() || c.max_requeues() >= 0, "max_requeues", "is negative",
+                 "give 0 to never requeue");
+  parsed.require(!c.has_container() || !c.container().image().empty(), "container", "has no image",
+                 "add image: \"...\" to it");
+  constexpr const char* option = R"(--?[A-Za-z][^\n]*)";
+  parsed.require_each(c.sbatch(), "sbatch", option, "write an option: \"--reservation=friday\"");
+  // The words are joined into one command line and split at spaces.
+  parsed.require_each(c.srun(), "srun", R"(--?[A-Za-z]\S*)",
+                      "write one option without spaces: \"--cpu-bind=cores\"");
+  parsed.require_each(c.modules(), "modules", R"([^\s;&|$`'"]+)", "write a module's name");
+  parsed.require_each(c.environment(), "environment", R"([A-Za-z_][A-Za-z0-9_]*=[^\n]*)",
+                      "write \"NAME=value\"");
+}
+
+std::vector<std::string> sbatch_options(const Cluster& c) {
+  std::vector<std::string> options;
+  const auto add = [&options](const char* name, const std::string& value) {
+    if (!value.empty()) options.push_back(std::string("--") + name + "=" + value);
+  };
+  add("partition", c.partition());
+  add("account", c.account());
+  add("qos", c.qos());
+  add("constraint", c.constraint());
+  add("mem", c.memory());
+  add("gpus-per-node", c.gpus_per_node());
+  if (!c.has_exclusive() || c.exclusive()) options.emplace_back("--exclusive");
+  options.insert(options.end(), c.sbatch().begin(), c.sbatch().end());
+  return options;
+}
+
+// What stands between srun and the program; pyxis is told by options of srun.
+void add_container(const Cluster& c, Profile& profile) {
+  if (!c.has_container()) return;
+  const std::string program = fs::read_symlink("/proc/self/exe").parent_path().string();
+  std::vector<std::string> mounts(c.container().mounts().begin(), c.container().mounts().end());
+  mounts.push_back(program + ":" + program);
+  if (c.container().runtime() == Cluster::Container::PYXIS) {
+    profile.srun.push_back("--container-image=" + c.container().image());
+    profile.srun.push_back("--container-mounts=" + join(mounts, ","));
+    profile.srun.emplace_back("--no-container-mount-home");
+    return;
+  }
+  profile.container = {"apptainer", "exec", "--bind", join(mounts, ",")};
+  if (!c.gpus_per_node().empty()) profile.container.emplace_back("--nv");
+  profile.container.push_back(c.container().image());
+}
+
+std::vector<fs::path> folders() {
+  std::vector<fs::path> found;
+  const char *config = std::getenv("XDG_CONFIG_HOME"), *home = std::getenv("HOME");
+  if (config != nullptr && *config != '\0')
+    found.push_back(fs::path(config) / "demist/clusters");
+  else if (home != nullptr)
+    found.push_back(fs::path(home) / ".config/demist/clusters");
+  found.emplace_back("configs/clusters");
+  const fs::path program = fs::read_symlink("/proc/self/exe").parent_path();
+  found.push_back((program / "../share/demist/configs/clusters").lexically_normal());
+  return found;
+}
+
+}  // namespace
+
+Profile parse_profile(const std::string& text, const std::string& file) {
+  const Parsed parsed(text, file);
+  check(parsed);
+  const Cluster& c = parsed.message();
+  const auto list = [](const pb::RepeatedPtrField<std::string>& field) {
+    return std::vector<std::string>(field.begin(), field.end());
+  };
+  Profile profile;
+  profile.sbatch = sbatch_options(c);
+  profile.time = c.time();
+  if (c.has_ntasks_per_node()) profile.ntasks_per_node = c.ntasks_per_node();
+  profile.cpus_per_task = c.cpus_per_task();
+  profile.modules = list(c.modules());
+  profile.setup = list(c.setup());
+  profile.environment = list(c.environment());
+  profile.srun = {"--mpi=" + (c.mpi().empty() ? "pmix" : c.mpi())};
+  profile.srun.insert(profile.srun.end(), c.srun().begin(), c.srun().end());
+  add_container(c, profile);
+  profile.stop_signal = Cluster::StopSignal_Name(c.stop_signal());
+  if (c.has_stop_seconds()) profile.stop_seconds = c.stop_seconds();
+  if (c.has_max_requeues()) profile.max_requeues = c.max_requeues();
+  return profile;
+}
+
+Profile find_profile(const std::string& name) {
+  const std::string wanted = name.empty() ? "default" : name;
+  if (!name.empty() && fs::is_regular_file(name)) return parse_profile(read_file(name), name);
+  std::vector<std::string> tried, known;
+  std::error_code none;  // a folder that is not there has no profiles
+  for (const fs::path& folder : folders()) {
+    const fs::path file = folder / (wanted + ".textproto");
+    if (fs::is_regular_file(file)) return parse_profile(read_file(file), file.string());
+    tried.push_back(file.string());
+    for (const auto& entry : fs::directory_iterator(folder, none))
+      if (entry.path().extension() == ".textproto") known.push_back(entry.path().stem().string());
+  }
+  if (name.empty()) return parse_profile("", "(defaults)");
+  throw ConfigError("there is no cluster profile '" + name + "'; looked for " + join(tried, ", ") +
+                    did_you_mean(name, known));
+}
+
+}  // namespace demist::slurm

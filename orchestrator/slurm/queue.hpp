@@ -1,0 +1,49 @@
+// What squeue and sacct say about jobs. An empty answer is an answer; no answer is none.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace demist::slurm {
+
+// A job that we submitted: a line of <run>/jobs.tsv.
+struct Job {
+  std::string id, cluster;  // cluster: "" but where sbatch named one
+  double submitted = 0;     // Unix seconds
+  std::string recipe_hash;
+  std::string stage;  // "": all of them
+  std::string nodes;  // as asked for
+};
+std::string job_line(const Job& job);
+std::vector<Job> parse_jobs(const std::string& lines);  // in the order of submission
+std::vector<Job> read_jobs(const std::filesystem::path& run_dir);
+void append_job(const std::filesystem::path& run_dir, const Job& job);
+
+struct QueueRow {
+  std::string id, state, reason, nodes;
+  std::string start;  // of a pending job: expected, "2026-11-23T13:30:14", or "N/A"
+  int restarts = 0;
+  std::string comment;
+  bool is_live() const;  // waits, runs or is being ended
+};
+struct AccountRow {
+  std::string id, state, exit_code, elapsed, nodes;
+};
+std::vector<QueueRow> parse_queue(const std::string& lines);
+std::vector<AccountRow> parse_accounting(const std::string& lines);
+
+struct QueueAnswer {
+  bool answered = false;
+  std::string problem;  // why not
+  std::vector<QueueRow> rows;
+  const QueueRow* find(const Job& job) const;
+};
+// Rows of these jobs; of a reused id that is somebody else's by now, none.
+QueueAnswer ask_queue(const std::vector<Job>& jobs);
+// What accounting knows of one job; nothing where there is no accounting.
+std::optional<AccountRow> ask_accounting(const Job& job);
+
+}  // namespace demist::slurm

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/slurm/run_facts.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
+#include "orchestrator/nearest.hpp"
+#include "orchestrator/run_folder.hpp"
+#include "orchestrator/signal_relay.hpp"
+#include "orchestrator/slurm/run_logs.hpp"
+#include "orchestrator/stage_state.hpp"
+
+namespace demist::slurm {
+namespace {
+
+using nlohmann::json;
+
+struct Supervisor {
+  double started = 0;
+  std::string host;
+  int process = 0;
+  bool in_job = false;
+};
+
+void make_current(const Supervisor& supervisor, bool open, RunEvents& events) {
+  events.started = supervisor.started;
+  events.host = supervisor.host;
+  events.process = supervisor.process;
+  events.in_job = supervisor.in_job;
+  events.open = open;
+}
+
+// Of a stage: of those that failed, why.
+void note_attempt(const json& line, double time, RunEvents& events) {
+  const int code = line.value("code", 0);
+  if (code == 0 || code == static_cast<int>(ExitCode::requeue)) return;
+  events.failed = time;
+  events.cause = line.value("cause", "code " + std::to_string(code));
+  if (!line.contains("rank") || events.cause.starts_with("rank ")) return;
+  const std::string who =
+      "rank " + std::to_string(line.value("rank", 0)) + " on " + line.value("host", "?");
+  events.cause = who + ": " + events.cause;
+}
+
+// `open`: supervisors of which no end was told so far. A second one in the same folder is refused
+// and ends at once; the first is the current one again then.
+void note_supervisor(const json& line, const std::string& event, double time,
+                     std::vector<Supervisor>& open, RunEvents& events) {
+  if (event == "run_start") {
+    open.push_back(
+        {time, line.value("host", ""), line.value("process", 0), line.value("srun", false)});
+    make_current(open.back(), true, events);
+  } else if (event == "run_end") {
+    events.ended = time;
+    events.code = line.value("code", 0);
+    const auto ended = std::find_if(open.rbegin(), open.rend(), [&](const Supervisor& s) {
+      return s.process == line.value("process", 0) && s.host == line.value("host", "");
+    });
+    if (ended != open.rend()) {
+      make_current(*ended, false, events);
+      open.erase(std::next(ended).base());
+    }
+    if (!open.empty()) make_current(open.back(), true, events);
+    if (!line.contains("problem")) return;
+    events.failed = time;
+    events.cause = line.value("problem", "");
+  } else if (event == "attempt_ended") {
+    note_attempt(line, time, events);
+  }
+}
+
+void note_job(const json& line, const std::string& event, double time, RunEvents& events) {
+  if (event == "job_start") {
+    events.job_started = time;
+    events.job = line.value("job", "");
+  } else if (event == "job_end") {
+    events.job_ended = time;
+    events.job_code = line.value("code", 0);
+    events.job_reason = line.value("reason", "");
+  } else if (event == "job_requeue") {
+    events.requeued = time;
+  } else if (event == "job_signal" || event == "stop_asked") {
+    events.asked = time;
+  }
+}
+
+// Calls visit(object) for each whole line.
+template <class Visitor>
+void each_line(const std::string& lines, const Visitor& visit) {
+  std::istringstream in(lines);
+  for (std::string text; std::getline(in, text);) {
+    const json line = json::parse(text, nullptr, false);
+    if (line.is_object()) visit(line);
+  }
+}
+
+// Of late: what was measured before a restart belongs to another crew.
+struct Rate {
+  double seconds = 0, tokens = 0;
+  int count = 0;
+};
+
+RunProgress progress_of(const RunConfig& run) {
+  RunProgress progress;
+  progress.done = true;
+  for (const StageConfig& stage : run.stages) {
+    if (read_done(stage)) continue;
+    progress.done = false;
+    const auto started = read_started(stage);
+    if (!started) break;
+    progress.stage = stage.name;
+    const auto changed =
+        fs::file_time_type::clock::to_sys(fs::last_write_time(stage.folder / "started.json"));
+    progress.alive = std::chrono::duration<double>(changed.time_since_epoch()).count();
+    if (const auto* work = std::get_if<TrainingStage>(&stage.work)) {
+      progress.training = true;
+      progress.steps = work->steps;
+    }
+    break;
+  }
+  if (progress.training) {
+    constexpr std::size_t enough = 1 << 16;  // bytes: some 200 steps
+    add_metrics(tail_of(run.run_dir / "metrics.jsonl", enough), progress.stage, progress);
+  }
+  return progress;
+}
+
+std::optional<bool> lives(const RunEvents& events) {
+  if (events.started == 0 || events.host != host_name() || events.process <= 0) return std::nullopt;
+  // Not just any process of that number.
+  std::error_code gone;
+  const fs::path program =
+      fs::read_symlink("/proc/" + std::to_string(events.process) + "/exe", gone);
+  if (gone) return ::kill(events.process, 0) != 0 && errno == EPERM;  // somebody else's
+  return program.filename() == fs::read_symlink("/proc/self/exe").filename();
+}
+
+}  // namespace
+
+RunEvents events_in(const std::string& lines) {
+  RunEvents events;
+  std::vector<Supervisor> open;
+  each_line(lines, [&](const json& line) {
+    const std::string event = line.value("event", "");
+    const double time = line.value("time", 0.0);
+    note_supervisor(line, event, time, open, events);
+    note_job(line, event, time, events);
+  });
+  return events;
+}
+
+void add_metrics(const std::string& lines, const std::string& stage, RunProgress& progress) {
+  Rate rate;
+  each_line(lines, [&](const json& line) {
+    if (line.value("stage", "") != stage) return;
+    progress.last_line = line.value("time", 0.0);
+    if (line.value("event", "") == "start") rate = {};
+    if (line.value("event", "") != "step") return;
+    progress.step = line.value("step", std::int64_t{0});
+    progress.loss = line.at("loss").is_number() ? line.at("loss").get<double>() : 0.0;
+    rate.seconds += line.value("seconds", 0.0);
+    rate.tokens += line.value("tokens", 0.0);
+    ++rate.count;
+  });
+  if (rate.count == 0 || rate.seconds <= 0) return;
+  progress.seconds_per_step = rate.seconds / rate.count;
+  progress.tokens_per_second = rate.tokens / rate.seconds;
+}
+
+std::string tail_of(const fs::path& file, std::size_t bytes) {
+  std::ifstream in(file, std::ios::binary | std::ios::ate);
+  if (!in) return "";
+  const auto size = static_cast<std::size_t>(in.tellg());
+  const std::size_t begin = size > bytes ? size - bytes : 0;
+  std::string text(size - begin, '\0');
+  in.seekg(static_cast<std::streamoff>(begin));
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(in.gcount()));
+  if (begin > 0) text.erase(0, text.find('\n') + 1);
+  return text;
+}
+
+std::optional<Job> current_job(const std::vector<Job>& jobs, const QueueAnswer& answer) {
+  std::optional<Job> waiting;
+  for (const Job& job : jobs) {
+    const QueueRow* row = answer.find(job);
+    if (row == nullptr || !row->is_live()) continue;
+    if (row->state != "PENDING") return job;
+    if (!waiting) waiting = job;
+  }
+  if (waiting) return waiting;
+  // A stage that fails takes those with it that waited for it; they are not what matters.
+  for (auto job = jobs.rbegin(); job != jobs.rend(); ++job) {
+    const QueueRow* row = answer.find(*job);
+    if (row == nullptr || row->reason != "DependencyNeverSatisfied") return *job;
+  }
+  return std::nullopt;
+}
+
+Inspection inspect_run(const fs::path& run_dir) {
+  Inspection found;
+  found.run = load_recipe(run_dir / "recipe.textproto",
+                          {"run_dir=" + fs::absolute(run_dir).lexically_normal().string()});
+  found.jobs = read_jobs(run_dir);
+  RunFacts& facts = found.facts;
+  // Slurm first: what the folder says afterwards is newer, and wins.
+  if (!found.jobs.empty()) found.queue = ask_queue(found.jobs);
+  facts.queue_answered = found.queue.answered;
+  facts.queue_problem = found.queue.problem;
+  facts.job = current_job(found.jobs, found.queue);
+  if (facts.job)
+    if (const QueueRow* row = found.queue.find(*facts.job)) facts.row = *row;
+  if (facts.job && !(facts.row && facts.row->is_live())) facts.account = ask_accounting(*facts.job);
+  constexpr std::size_t enough = 1 << 20;  // bytes: thousands of events
+  facts.events = events_in(tail_of(run_dir / kEventFile, enough));
+  if (!facts.events.open && facts.events.cause.empty()) {
+    facts.events.cause = first_failure(run_dir, facts.events.started).words;
+    if (!facts.events.cause.empty()) facts.events.failed = facts.events.ended;
+  }
+  facts.progress = progress_of(found.run);
+  facts.stop_file = fs::exists(run_dir / kStopFile);
+  facts.process_lives = lives(facts.events);
+  facts.now = unix_seconds();
+  return found;
+}
+
+fs::path find_run(const std::string& name) {
+  if (is_run_folder(name)) return name;
+  if (is_run_folder(fs::path("runs") / name)) return fs::path("runs") / name;
+  std::vector<std::string> known;
+  std::error_code none;  // no runs/ here
+  for (const auto& entry : fs::directory_iterator("runs", none))
+    if (is_run_folder(entry.path())) known.push_back(entry.path().filename().string());
+  throw ConfigError("there is no run '" + name + "': neither " + name + " nor runs/" + name +
+                    " holds a recipe.textproto" + did_you_mean(name, known));
+}
+
+}  // namespace demist::slurm

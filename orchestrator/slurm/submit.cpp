@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/slurm/submit.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/config.hpp"
+#include "orchestrator/events.hpp"
+#include "orchestrator/nearest.hpp"
+#include "orchestrator/process.hpp"
+#include "orchestrator/run_plan.hpp"
+#include "orchestrator/signal_relay.hpp"
+#include "orchestrator/slurm/allocation.hpp"
+#include "orchestrator/slurm/job_script.hpp"
+#include "orchestrator/slurm/queue.hpp"
+#include "orchestrator/stage_state.hpp"
+
+namespace demist::slurm {
+namespace {
+
+// One sbatch: a script and the job that it waits for.
+struct Planned {
+  JobPlan plan;
+  fs::path script;
+  std::string dependency;  // "afterok" or "afterany" of the job before; "": none
+};
+
+bool is_done(const RunConfig& run) {
+  return std::all_of(run.stages.begin(), run.stages.end(),
+                     [](const StageConfig& stage) { return read_done(stage).has_value(); });
+}
+
+bool needs_nodes(const StageConfig& stage) {
+  return !std::holds_alternative<PrepareStage>(stage.work) &&
+         !std::holds_alternative<TokenizerStage>(stage.work);
+}
+
+JobPlan base_plan(const RunConfig& run, const Launch& launch) {
+  const Submission& asked = *launch.submission;
+  JobPlan plan;
+  plan.profile = find_profile(asked.cluster);
+  if (!asked.time.empty()) plan.profile.time = asked.time;
+  plan.name = run.name;
+  plan.recipe_hash = run.hash;
+  plan.run_dir = run.run_dir.string();
+  plan.program = fs::read_symlink("/proc/self/exe").string();
+  plan.recipe = launch.recipe;
+  plan.working_folder = fs::current_path().string();
+  plan.overrides = launch.overrides;
+  plan.nodes = parse_node_range(asked.nodes);
+  plan.ntasks_per_node =
+      asked.ntasks_per_node > 0 ? asked.ntasks_per_node : plan.profile.ntasks_per_node;
+  for (const std::string& node : read_bad_nodes(run.run_dir)) plan.avoid.push_back(node);
+  const int least = plan.nodes.least * plan.ntasks_per_node;
+  if (least % run.tensor_parallel != 0)
+    throw ConfigError("--nodes " + asked.nodes + " with " + std::to_string(plan.ntasks_per_node) +
+                      " ranks a node: " + std::to_string(least) +
+                      " ranks are no multiple of parallel.tensor = " +
+                      std::to_string(run.tensor_parallel) + "; ask for more nodes or ranks");
+  return plan;
+}
+
+std::vector<Planned> stage_jobs(const RunConfig& run, const JobPlan& base) {
+  std::vector<Planned> jobs;
+  for (const StageConfig& stage : run.stages) {
+    if (read_done(stage)) continue;
+    Planned job{base, run.run_dir / ("submit-" + stage.name + ".sh"),
+                jobs.empty() ? "" : "afterok"};
+    job.plan.stage = stage.name;
+    if (!needs_nodes(stage)) job.plan.nodes = NodeRange{};
+    jobs.push_back(std::move(job));
+  }
+  return jobs;
+}
+
+std::vector<Planned> plan_jobs(const RunConfig& run, const Launch& launch) {
+  const Submission& asked = *launch.submission;
+  const JobPlan base = base_plan(run, launch);
+  if (asked.stage_jobs) return stage_jobs(run, base);
+  std::vector<Planned> jobs;
+  for (int i = 0; i < asked.chain; ++i) {
+    Planned job{base, run.run_dir / "submit.sh", i == 0 ? "" : "afterany"};
+    job.plan.chained = asked.chain > 1;
+    jobs.push_back(std::move(job));
+  }
+  return jobs;
+}
+
+// The jobs of this run that still live; asks nobody when none was ever submitted.
+std::vector<Job> live_jobs(const RunConfig& run) {
+  const std::vector<Job> known = read_jobs(run.run_dir);
+  if (known.empty()) return {};
+  const QueueAnswer answer = ask_queue(known);
+  if (!answer.answered)
+    throw EnvironmentError("cannot tell whether a job of this run is in the queue: " +
+                           answer.problem + "; try again when squeue works");
+  std::vector<Job> live;
+  for (const Job& job : known)
+    if (const QueueRow* row = answer.find(job); row != nullptr && row->is_live())
+      live.push_back(job);
+  return live;
+}
+
+Job send(const Planned& planned, const std::string& previous) {
+  std::vector<std::string> command{"sbatch", "--parsable"};
+  if (!planned.dependency.empty() && !previous.empty()) {
+    command.push_back("--dependency=" + planned.dependency + ":" + previous);
+    // Else what can never run any more would wait for ever.
+    command.emplace_back("--kill-on-invalid-dep=yes");
+  }
+  command.push_back(planned.script.string());
+  constexpr double patience = 120;  // seconds
+  const Captured said = capture_process({command, {}}, patience);
+  if (said.code != 0)
+    throw EnvironmentError(join(command, " ") + ": " + said.error +
+                           (said.code == 127 ? "; is this a login node of a Slurm cluster?" : ""));
+  std::string id = said.output.substr(0, said.output.find('\n')), cluster;
+  if (const auto semicolon = id.find(';'); semicolon != std::string::npos) {
+    cluster = id.substr(semicolon + 1);
+    id.resize(semicolon);
+  }
+  return {id,
+          cluster,
+          unix_seconds(),
+          planned.plan.recipe_hash,
+          planned.plan.stage,
+          planned.plan.nodes.text()};
+}
+
+void say_what_next(const RunConfig& run, const std::vector<Job>& jobs) {
+  const std::string folder = run.run_dir.string();
+  for (const Job& job : jobs)
+    std::printf("job %s%s: %s nodes\n", job.id.c_str(),
+                job.stage.empty() ? "" : (" (stage " + job.stage + ")").c_str(), job.nodes.c_str());
+  std::printf(
+      "\n  demist status %s      how it goes; --watch to stay\n"
+      "  demist logs %s -f     what it says; --errors when it failed\n"
+      "  demist cancel %s      save and stop; demist resume goes on\n",
+      folder.c_str(), folder.c_str(), folder.c_str());
+}
+
+// A job of another recipe would write into this folder too.
+void refuse_other_recipe(const RunConfig& run, const std::vector<Job>& live) {
+  for (const Job& job : live)
+    if (job.recipe_hash != run.hash)
+      throw ConfigError("job " + job.id + " of this run was submitted with another recipe; " +
+                        "`demist cancel " + run.run_dir.string() + "` first, or choose another " +
+                        "folder with --set run_dir=...");
+}
+
+void show(const std::vector<Planned>& jobs) {
+  std::string shown;
+  for (const Planned& job : jobs) {
+    if (job.script == shown) continue;
+    shown = job.script;
+    std::printf("### %s\n%s", job.script.c_str(), job_script(job.plan).c_str());
+  }
+}
+
+}  // namespace
+
+int submit(Launch launch, bool dry_run) {
+  launch.recipe = fs::absolute(launch.recipe).lexically_normal().string();
+  RunConfig run = load_recipe(launch.recipe, launch.overrides);
+  // The job starts elsewhere: every path is absolute.
+  run.run_dir = fs::absolute(run.run_dir).lexically_normal();
+  for (StageConfig& stage : run.stages) stage.folder = run.run_dir / stage.name;
+  std::erase_if(launch.overrides,
+                [](const std::string& assignment) { return assignment.starts_with("run_dir="); });
+  launch.overrides.push_back("run_dir=" + run.run_dir.string());
+  if (is_done(run)) {
+    std::printf("every stage is done already: demist inspect %s\n", run.run_dir.c_str());
+    return 0;
+  }
+  check_stages(run, false);  // better said now than by a job that has waited for hours
+  const std::vector<Planned> planned = plan_jobs(run, launch);
+  if (dry_run) {
+    show(planned);
+    return 0;
+  }
+  fs::create_directories(run.run_dir / "logs");
+  constexpr double patience = 60;  // seconds; another `demist submit` waits for sbatch perhaps
+  const FileLock lock(run.run_dir / "submit.lock", patience);
+  const std::vector<Job> live = live_jobs(run);
+  refuse_other_recipe(run, live);
+  if (!live.empty()) {
+    std::printf("submitted already:\n");
+    say_what_next(run, live);
+    return 0;
+  }
+  {
+    const FileLock nobody_works_here(run.run_dir / "lock", kLockPatience);
+    fs::remove(run.run_dir / kStopFile);
+    atomic_write(run.run_dir / "recipe.textproto", run.resolved);
+    write_launch(run.run_dir, launch);
+  }
+  std::vector<Job> sent;
+  for (const Planned& job : planned) {
+    atomic_write(job.script, job_script(job.plan));
+    fs::permissions(job.script, fs::perms::owner_exec, fs::perm_options::add);
+    sent.push_back(send(job, sent.empty() ? "" : sent.back().id));
+    append_job(run.run_dir, sent.back());
+    append_event(run.run_dir, "submitted", {{"job", sent.back().id}, {"nodes", sent.back().nodes}});
+  }
+  say_what_next(run, sent);
+  return 0;
+}
+
+}  // namespace demist::slurm

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/attempt_watch.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "core/file.hpp"
+#include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
+#include "orchestrator/process.hpp"
+#include "tests/support/temporary_folder.hpp"
+
+namespace demist {
+namespace {
+
+class AttemptWatchTest : public testing::Test {
+ protected:
+  AttemptWatchTest() { ::setenv(kAttemptVariable, stage_.attempt.c_str(), 1); }
+  ~AttemptWatchTest() override { ::unsetenv(kAttemptVariable); }
+
+  nlohmann::json only_event() const {
+    return nlohmann::json::parse(read_file(folder_.path() / kEventFile));
+  }
+  // A process that is a rank of the stage and waits for a signal.
+  ::pid_t start_rank() const {
+    const ::pid_t child = ::fork();
+    if (child != 0) return child;
+    const RankWatch watch(mpi::Comm(), stage_.run_dir, stage_.stage, Patience{});
+    mpi::enter(watch.world(), Phase::save);
+    while (true) ::pause();
+  }
+
+  const test::TemporaryFolder folder_;
+  const WatchedStage stage_{folder_.path(), "mlm", "attempt 1"};
+};
+
+TEST_F(AttemptWatchTest, ARankWithoutAHeartbeatIsFound) {
+  Patience patience;
+  patience.silent = 0.2;
+  AttemptWatch watch(stage_, patience);
+  const ::pid_t rank = ::fork();  // runs our program
+  if (rank == 0)
+    while (true) ::pause();
+  int status = 0;
+  while (::waitpid(rank, &status, WNOHANG) == 0) watch.look(rank);
+  EXPECT_EQ(WTERMSIG(status), SIGKILL);
+  EXPECT_EQ(only_event().at("event"), "hang");
+  EXPECT_EQ(only_event().at("process"), rank);
+  EXPECT_EQ(only_event().at("phase"), "start");
+  EXPECT_EQ(first_cause(folder_.path(), "mlm")->code, ExitCode::suspect);
+}
+
+TEST_F(AttemptWatchTest, OtherProgramsNeedNoHeartbeat) {
+  Patience patience;
+  patience.silent = 0.2;
+  AttemptWatch watch(stage_, patience);
+  EXPECT_EQ(run_process({{"sleep", "1"}, {}}, [&](int pid) { watch.look(pid); }), 0);
+}
+
+TEST_F(AttemptWatchTest, ARankThatDiesIsNamedAndTheOthersEnd) {
+  AttemptWatch watch(stage_, Patience{});
+  const ::pid_t rank = start_rank();
+  RankObserver observer(stage_, Patience{});
+  while (observer.ranks().empty() || observer.ranks().begin()->second.read().phase != Phase::save)
+    EXPECT_FALSE(observer.look());
+  watch.look(rank);
+  EXPECT_FALSE(fs::exists(folder_.path() / kEventFile));
+  ::kill(rank, SIGKILL);
+  ::waitpid(rank, nullptr, 0);
+  watch.look(rank);
+  watch.look(rank);  // once is enough
+  EXPECT_EQ(only_event().at("event"), "rank_died");
+  EXPECT_EQ(only_event().at("process"), rank);
+  EXPECT_EQ(only_event().at("phase"), "save");
+  sweep_heartbeats(folder_.path());
+}
+
+TEST_F(AttemptWatchTest, AKnownReasonIsNotReplaced) {
+  const ExitRecord own{1, "mlm", 3, "host", ExitCode::data, "its own words", false};
+  write_exit_record(folder_.path(), own);
+  record_finding(stage_, Finding{});
+  EXPECT_EQ(first_cause(folder_.path(), "mlm")->message, "its own words");
+  EXPECT_FALSE(fs::exists(folder_.path() / kEventFile));
+}
+
+TEST_F(AttemptWatchTest, HeartbeatsOfOtherAttemptsAreNotSeen) {
+  const ::pid_t rank = start_rank();
+  RankObserver mine(stage_, Patience{}), other({folder_.path(), "mlm", "attempt 2"}, Patience{});
+  while (mine.ranks().empty()) EXPECT_FALSE(mine.look());
+  EXPECT_FALSE(other.look());
+  EXPECT_TRUE(other.ranks().empty());
+  ::kill(rank, SIGKILL);
+  ::waitpid(rank, nullptr, 0);
+  sweep_heartbeats(folder_.path());
+}
+
+}  // namespace
+}  // namespace demist

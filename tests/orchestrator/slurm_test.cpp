@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/launch.hpp"
+#include "orchestrator/process.hpp"
+#include "orchestrator/slurm/allocation.hpp"
+#include "orchestrator/slurm/job_script.hpp"
+#include "orchestrator/slurm/profile.hpp"
+#include "orchestrator/slurm/queue.hpp"
+#include "orchestrator/slurm/run_logs.hpp"
+#include "tests/support/temporary_folder.hpp"
+
+namespace demist::slurm {
+namespace {
+
+std::string error_of(const std::string& profile) {
+  try {
+    (void)parse_profile(profile, "c.textproto");
+    return "";
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+}
+
+TEST(Profile, TheExampleIsRead) {
+  const std::string file = std::string(DEMIST_SOURCE_DIR) + "/configs/clusters/example.textproto";
+  const Profile profile = find_profile(file);
+  EXPECT_EQ(profile.ntasks_per_node, 8);
+  EXPECT_EQ(profile.sbatch.front(), "--partition=gpu");
+  EXPECT_NE(std::find(profile.sbatch.begin(), profile.sbatch.end(), "--exclusive"),
+            profile.sbatch.end());
+  EXPECT_EQ(profile.srun.front(), "--mpi=pmix");
+  EXPECT_EQ(profile.stop_signal, "USR2");
+}
+
+TEST(Profile, MistakesAreNamedWithPlaceAndRemedy) {
+  EXPECT_EQ(error_of("partion: \"x\""),
+            "c.textproto:1:8: partion: unknown field of Cluster; did you mean 'partition'?");
+  EXPECT_EQ(error_of("\ntime: \"a day\""),
+            "c.textproto:2:1: time: \"a day\" is no time; write \"12:00:00\" or \"2-00:00:00\"");
+  EXPECT_NE(error_of("environment: \"A=1\"\nenvironment: \"B\"").find("c.textproto:2:1: "),
+            std::string::npos);
+  for (const char* wrong :
+       {"stop_signal: KILL", "ntasks_per_node: 0", "srun: \"--a b\"", "sbatch: \"gpu\"",
+        "modules: \"a; rm -rf x\"", "container {}", "max_requeues: -1", "time: 5"})
+    EXPECT_NE(error_of(wrong).find("c.textproto:1:"), std::string::npos) << wrong;
+  EXPECT_THROW(find_profile("no_such_cluster"), ConfigError);
+}
+
+TEST(Profile, ContainersStandWhereTheirRuntimeLooks) {
+  const Profile pyxis = parse_profile("container { image: \"i.sqsh\" mounts: \"/a:/a\" }", "c");
+  EXPECT_EQ(pyxis.srun.at(1), "--container-image=i.sqsh");
+  EXPECT_TRUE(pyxis.container.empty());
+  const Profile apptainer =
+      parse_profile("container { image: \"i.sif\" runtime: APPTAINER } gpus_per_node: \"8\"", "c");
+  EXPECT_EQ(apptainer.container.front(), "apptainer");
+  EXPECT_EQ(apptainer.container.back(), "i.sif");
+  EXPECT_NE(std::find(apptainer.container.begin(), apptainer.container.end(), "--nv"),
+            apptainer.container.end());
+}
+
+JobPlan plan() {
+  JobPlan p;
+  p.name = "r1";
+  p.recipe_hash = "0123456789abcdef";
+  p.run_dir = "/s/it's/r1";
+  p.program = "/opt/demist";
+  p.recipe = "/s/r.textproto";
+  p.working_folder = "/s";
+  p.overrides = {"seed=2"};
+  p.nodes = {2, 4};
+  p.ntasks_per_node = 8;
+  p.profile = parse_profile("time: \"1:00:00\" environment: \"NCCL_DEBUG=WARN\"", "c");
+  return p;
+}
+
+bool has_line(const std::string& script, const std::string& line) {
+  return ("\n" + script).find("\n" + line + "\n") != std::string::npos;
+}
+
+TEST(JobScript, AsksForWhatThePlanSays) {
+  JobPlan p = plan();
+  std::string script = job_script(p);
+  EXPECT_TRUE(has_line(script, "#SBATCH --nodes=2-4"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --mincpus=8"));
+  EXPECT_EQ(script.find("--ntasks-per-node"), std::string::npos) << "it would pin the range to 2";
+  EXPECT_TRUE(has_line(script, "#SBATCH --signal=B:USR2@300"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --requeue"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --comment=demist:0123456789ab"));
+  EXPECT_TRUE(has_line(script, "run='/s/it'\\''s/r1'"));
+  EXPECT_TRUE(has_line(script, "export NCCL_DEBUG=WARN"));
+  EXPECT_TRUE(has_line(script, "  --ranks-per-node 8 --min-nodes 2"));
+  EXPECT_NE(script.find("--set seed=2)"), std::string::npos);
+  p.nodes = {3, 3};
+  p.chained = true;
+  p.avoid = {"n7"};
+  p.stage = "adapt";
+  script = job_script(p);
+  EXPECT_TRUE(has_line(script, "#SBATCH --nodes=3"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --ntasks-per-node=8"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --no-requeue"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --exclude=n7"));
+  EXPECT_TRUE(has_line(script, "  --stage adapt"));
+}
+
+// The script itself, run by bash with a supervisor and a Slurm that are shell functions.
+class JobScriptRun : public testing::Test {
+ protected:
+  // `supervisor`: what stands for `demist run`; returns the script's exit code.
+  int run(const std::string& supervisor, bool chained = false,
+          const std::string& state = "RUNNING") {
+    const fs::path bin = folder_.path() / "bin", run_dir = folder_.path() / "run";
+    fs::create_directories(bin);
+    fs::create_directories(run_dir / "logs");
+    JobPlan p = plan();
+    p.run_dir = run_dir.string();
+    p.program = (bin / "demist").string();
+    p.chained = chained;
+    tool("demist", supervisor);
+    tool("squeue", "echo " + state);
+    // The real one ends the script.
+    tool("scontrol",
+         "echo \"$@\" >> " + (folder_.path() / "scontrol").string() + "; kill -9 $PPID");
+    tool("sleep", "exit 0");
+    atomic_write(folder_.path() / "job.sh", job_script(p));
+    said_ = capture_process({{"bash", (folder_.path() / "job.sh").string()},
+                             {{"PATH", bin.string() + ":/usr/bin:/bin"},
+                              {"SLURM_JOB_ID", "7"},
+                              {"SLURM_JOB_NODELIST", "n[1-2]"},
+                              {"COUNT", (folder_.path() / "count").string()},
+                              {"RUN", run_dir.string()}}},
+                            60);
+    return said_.code;
+  }
+  void tool(const std::string& name, const std::string& body) const {
+    const fs::path file = folder_.path() / "bin" / name;
+    atomic_write(file, "#!/bin/bash\n" + body + "\n");
+    fs::permissions(file, fs::perms::owner_all);
+  }
+  std::string events() const { return read_file(folder_.path() / "run/events.jsonl"); }
+  bool requeued() const { return fs::exists(folder_.path() / "scontrol"); }
+
+  const test::TemporaryFolder folder_;
+  Captured said_;
+};
+
+TEST_F(JobScriptRun, EndsWithTheSupervisorsSuccess) {
+  EXPECT_EQ(run("exit 0"), 0) << said_.error;
+  EXPECT_NE(events().find(R"("event":"job_end","job":"7","restart":0,"code":0)"), std::string::npos)
+      << events();
+}
+
+TEST_F(JobScriptRun, DoesNotRepeatWhatWouldEndAlike) {
+  EXPECT_EQ(run("echo x >> $COUNT; exit 3"), 3);
+  EXPECT_EQ(read_file(folder_.path() / "count"), "x\n");
+}
+
+TEST_F(JobScriptRun, StartsAgainAsLongAsItGetsFurther) {
+  // Five crashes, each after something new was saved; then three in vain.
+  EXPECT_EQ(run("echo x >> $COUNT; n=$(wc -l < $COUNT); [ $n -gt 5 ] || { mkdir -p "
+                "$RUN/s/checkpoints; echo $n > $RUN/s/checkpoints/LATEST; }; exit 137"),
+            137);
+  EXPECT_EQ(read_file(folder_.path() / "count").size(), 2U * 8);
+  EXPECT_NE(said_.output.find("saved nothing new"), std::string::npos) << said_.output;
+}
+
+TEST_F(JobScriptRun, ASignalIsPassedOnAndTheJobComesBack) {
+  run("trap 'exit 75' USR2; kill -USR2 $PPID; while :; do read -t 0.05 <> <(:); done");
+  EXPECT_TRUE(requeued());
+  EXPECT_NE(events().find(R"("event":"job_signal","job":"7","restart":0,"signal":"USR2")"),
+            std::string::npos)
+      << events();
+  EXPECT_NE(events().find("job_requeue"), std::string::npos);
+}
+
+TEST_F(JobScriptRun, ACancelledJobStaysAway) {
+  EXPECT_EQ(run("exit 75", false, "COMPLETING"), 75);
+  EXPECT_FALSE(requeued());
+  EXPECT_EQ(run("touch $RUN/STOP; exit 75"), 0);
+  EXPECT_FALSE(requeued());
+  EXPECT_EQ(run("exit 9"), 0) << "STOP is still there";
+}
+
+TEST_F(JobScriptRun, AChainLeavesTheRestToItsNextJob) {
+  EXPECT_EQ(run("exit 75", true), 75);
+  EXPECT_FALSE(requeued());
+}
+
+TEST(NodeRange, Reads) {
+  EXPECT_EQ(parse_node_range("4").text(), "4");
+  EXPECT_EQ(parse_node_range("2-4").text(), "2-4");
+  EXPECT_EQ(parse_node_range("2-2").text(), "2");
+  for (const char* wrong : {"", "0", "4-2", "2-", "-2", "a", "2-4k"})
+    EXPECT_THROW(parse_node_range(wrong), ConfigError) << wrong;
+}
+
+TEST(Allocation, CrewsAreTheNodesThatWork) {
+  const std::vector<Node> nodes = parse_nodes(
+      "n1 allocated\nn1 allocated\nn2 mixed*\nn3 down\nn4 mixed\nn5 allocated\nn6 draining\n");
+  EXPECT_EQ(nodes.size(), 6U);
+  Crew crew = choose_crew(nodes, {}, {8, 1, 1});
+  EXPECT_EQ(crew.nodes, (std::vector<std::string>{"n1", "n4", "n5"}));
+  EXPECT_EQ(crew.ranks, 24);
+  EXPECT_EQ(choose_crew(nodes, {"n4"}, {8, 1, 1}).nodes, (std::vector<std::string>{"n1", "n5"}));
+  // Tensor-parallel groups of two ranks need two of these nodes.
+  EXPECT_EQ(choose_crew(nodes, {}, {1, 1, 2}).nodes, (std::vector<std::string>{"n1", "n4"}));
+  try {
+    choose_crew(nodes, {}, {1, 4, 1});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::requeue);
+    EXPECT_NE(std::string(error.what()).find("n2, n3, n6"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Allocation, ADrainedNodeHasNotFailed) {
+  for (const char* state : {"down", "down*", "mixed*", "failing"}) {
+    EXPECT_TRUE(has_failed(state)) << state;
+    EXPECT_FALSE(is_usable(state)) << state;
+  }
+  for (const char* state : {"drained", "draining", "reboot", "allocated", "mixed"})
+    EXPECT_FALSE(has_failed(state)) << state;
+}
+
+TEST(Allocation, SrunsWordsNameTheNodes) {
+  const auto failures = failures_in(
+      "step 12 loss 3\n"
+      "srun: error: node3: task 2: Killed\n"
+      "srun: error: node[1-2]: tasks 0-1: Exited with exit code 75\n"
+      "srun: error: Task launch for StepId=2.0 failed on node node4: Communication connection "
+      "failure\n"
+      "srun: error: Node failure on node5\n"
+      "srun: error: Application launch failed: Communication connection failure\n");
+  ASSERT_EQ(failures.size(), 4U);
+  EXPECT_EQ(failures[0].node, "node3");
+  EXPECT_EQ(failures[0].what, "Killed");
+  EXPECT_FALSE(failures[0].of_node);
+  EXPECT_EQ(failures[1].node, "node[1-2]");
+  EXPECT_EQ(failures[2].node, "node4");
+  EXPECT_TRUE(failures[2].of_node);
+  EXPECT_EQ(failures[3].node, "node5");
+  EXPECT_TRUE(failures[3].of_node);
+}
+
+TEST(Allocation, BadNodesAreRememberedOnce) {
+  const test::TemporaryFolder folder;
+  EXPECT_TRUE(read_bad_nodes(folder.path()).empty());
+  for (int i = 0; i < 2; ++i) add_bad_node(folder.path(), "n3", "Node failure");
+  add_bad_node(folder.path(), "n1", "no answer");
+  EXPECT_EQ(read_bad_nodes(folder.path()), (std::set<std::string>{"n1", "n3"}));
+  const std::string text = read_file(folder.path() / "bad-nodes");
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
+}
+
+TEST(Queue, RowsAreRead) {
+  const auto rows =
+      parse_queue("12|PENDING|BeginTime|1||2026-11-23T23:09:24|demist:0123456789ab|\nnoise\n");
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows[0].restarts, 1);
+  EXPECT_TRUE(rows[0].is_live());
+  QueueAnswer answer{true, "", rows};
+  Job job{"12", "", 0, "0123456789abcdef", "", "4"};
+  EXPECT_NE(answer.find(job), nullptr);
+  job.recipe_hash = "another";  // the id was used again
+  EXPECT_EQ(answer.find(job), nullptr);
+  EXPECT_FALSE((QueueRow{"1", "COMPLETED", "", "", "", 0, ""}).is_live());
+  const auto accounts = parse_accounting("12|CANCELLED by 0|0:15|00:01:00|n[1-4]\n");
+  ASSERT_EQ(accounts.size(), 1U);
+  EXPECT_EQ(accounts[0].state, "CANCELLED");
+}
+
+TEST(Queue, JobsAreKeptInAFile) {
+  const test::TemporaryFolder folder;
+  EXPECT_TRUE(read_jobs(folder.path()).empty());
+  append_job(folder.path(), {"12", "alps", 1e9, "abc", "", "2-4"});
+  append_job(folder.path(), {"13", "", 1e9 + 1, "abc", "adapt", "2-4"});
+  const auto jobs = read_jobs(folder.path());
+  ASSERT_EQ(jobs.size(), 2U);
+  EXPECT_EQ(jobs[0].cluster, "alps");
+  EXPECT_EQ(jobs[0].stage, "");
+  EXPECT_EQ(jobs[1].stage, "adapt");
+  EXPECT_EQ(jobs[1].nodes, "2-4");
+}
+
+TEST(Launch, IsReadAsItWasWritten) {
+  Launch launch{"/r.textproto", {"a=1"}, {}};
+  EXPECT_FALSE(launch_from_json(to_json(launch)).submission);
+  launch.submission = Submission{"2-4", 8, "1:00", "alps", true, 3};
+  const Launch read = launch_from_json(to_json(launch));
+  EXPECT_EQ(read.overrides, launch.overrides);
+  EXPECT_EQ(read.submission->nodes, "2-4");
+  EXPECT_EQ(read.submission->chain, 3);
+  EXPECT_TRUE(read.submission->stage_jobs);
+  EXPECT_THROW(launch_from_json("{"), DataError);
+}
+
+TEST(Logs, LastLinesAndFirstErrors) {
+  EXPECT_EQ(last_lines("a\nb\nc\n", 2), "b\nc\n");
+  EXPECT_EQ(last_lines("a\nb\nc", 2), "b\nc");
+  EXPECT_EQ(last_lines("a\n", 5), "a\n");
+  EXPECT_EQ(last_lines("a\nb\n", 0), "a\nb\n");
+  EXPECT_EQ(last_lines("", 3), "");
+  const std::string log =
+      "2026-01-01T00:00:01Z demist: old\n2026-01-01T00:00:05Z fine\n"
+      "2026-01-01T00:00:06Z demist: new\n";
+  EXPECT_EQ(first_error(log, "2026-01-01T00:00:02Z").time, "2026-01-01T00:00:06Z");
+  EXPECT_EQ(first_error(log, "2026-01-01T00:00:02Z").words, "new");
+  EXPECT_EQ(first_error(log, "2026-01-01T00:00:07Z").time, "");
+}
+
+}  // namespace
+}  // namespace demist::slurm

@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster commands against a real Slurm of four nodes on this machine (slurm/local_cluster.py).
+
+usage: cluster_test.py DEMIST CONFIGS
+"""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+SLURM = pathlib.Path(__file__).resolve().parents[2] / "slurm"
+sys.path.insert(0, str(SLURM))
+import local_cluster  # noqa: E402
+
+SKIPPED = 77
+PROFILE = SLURM / "local.textproto"
+FEW_STEPS = ["stages.pretrain.steps=40", "stages.adapt.steps=20"]
+
+
+def expect(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+class Run:
+    """A run folder, and the demist commands on it."""
+
+    def __init__(self, cluster, program, recipe, folder, settings):
+        self.cluster, self.program, self.recipe, self.folder = cluster, program, recipe, folder
+        self.settings = [f"run_dir={folder}", "parallel.threads=1", "checkpoint.every_steps=10", *settings]
+
+    def demist(self, *arguments, code=0):
+        done = self.cluster.run(self.program, *map(str, arguments))
+        expect(done.returncode == code,
+               f"demist {' '.join(map(str, arguments))} ended with {done.returncode}, expected {code}:\n"
+               f"{done.stdout}{done.stderr}\n{self.story()}")
+        return done.stdout
+
+    def submit(self, *options, code=0):
+        settings = [word for setting in self.settings for word in ("--set", setting)]
+        return self.demist("submit", self.recipe, "--cluster", PROFILE, *options,
+                           *settings, code=code)
+
+    def status(self):
+        return json.loads(self.demist("status", self.folder, "--json"))
+
+    def jobs(self):
+        lines = (self.folder / "jobs.tsv").read_text().splitlines()[1:]
+        return [line.split("\t")[0] for line in lines]
+
+    def events(self, name):
+        lines = (self.folder / "events.jsonl").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def hash(self, stage):
+        return self.demist("inspect", self.folder / stage / "checkpoints", "--hash").strip()
+
+    def story(self):
+        logs = [*self.folder.glob("logs/job-*.log"), self.folder / "events.jsonl"]
+        return "".join(f"== {log}\n{log.read_text()[-4000:]}\n" for log in logs if log.exists())
+
+    def wait(self, condition, what, seconds=60):
+        """Until condition(status) holds; every state on the way is shown."""
+        deadline, last = time.monotonic() + seconds, None
+        while True:
+            now = self.status()
+            line = f"{now['state']} {now.get('stage', '')} {now.get('step', '')} {now['detail']}"
+            if last is None or now["state"] != last:
+                print(f"    {line}", flush=True)
+            last = now["state"]
+            if condition(now):
+                return now
+            expect(now["state"] != "FAILED" and time.monotonic() < deadline,
+                   f"{what}: still {line}\n{json.dumps(now)}\n{self.story()}")
+            time.sleep(0.3)
+
+    def wait_for_steps(self, more=5, seconds=60):
+        """Training goes on: `more` steps from now."""
+        first = self.status().get("step", 0)
+        return self.wait(lambda s: s["state"] == "TRAINING" and s["step"] >= first + more, "training", seconds)
+
+    def wait_for_empty_queue(self, seconds=60):
+        deadline = time.monotonic() + seconds
+        while self.cluster.run("squeue", "-h").stdout and time.monotonic() < deadline:
+            time.sleep(0.3)
+        expect(self.cluster.run("squeue", "-h").stdout == "", "jobs are left in the queue")
+
+    def ranks(self):
+        """Process ids of this run's ranks by node."""
+        found = {}
+        for pid in self.cluster.processes_of_jobs():
+            command = local_cluster.command_of(pid)
+            if command[1:2] == ["train"] and f"run_dir={self.folder}" in command:
+                found.setdefault(local_cluster.variables_of(pid).get("SLURMD_NODENAME"), []).append(pid)
+        return found
+
+
+def reference(run):
+    """The same recipe without Slurm, and the commands on it; the hash of its result."""
+    settings = [word for setting in run.settings for word in ("--set", setting)]
+    run.demist("run", run.recipe, *settings)
+    expect(run.status()["state"] == "DONE", "a finished run is not DONE")
+    expect("adapt" in run.demist("logs", run.folder, "--rank", 0), "no log of rank 0")
+    expect("DONE" in run.demist("cancel", run.folder), "a finished run was cancelled")
+    return run.hash("adapt")
+
+
+def runs_on_four_nodes(run, expected):
+    dry = run.submit("--nodes", 4, "--dry-run")
+    expect("#SBATCH --nodes=4" in dry and not run.folder.exists(), "a dry run leaves traces")
+    run.submit("--nodes", 4)
+    again = run.submit("--nodes", 4)
+    expect("submitted already" in again and len(run.jobs()) == 1, f"submitted twice:\n{again}")
+    run.wait(lambda s: s["state"] == "TRAINING", "training", 90)
+    run.wait(lambda s: s["state"] == "DONE", "the run", 90)
+    expect(run.hash("adapt") == expected, "four nodes give other bits than one machine")
+    expect({e["ranks"] for e in metrics(run) if e["event"] == "start"} == {4}, "not on four ranks")
+    expect("done already" in run.submit("--nodes", 4), "a finished run was submitted")
+    run.wait_for_empty_queue()  # the run is done before its job is
+    expect("ends with code 0: done" in run.demist("logs", run.folder), "the job's log lacks its end")
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def starts(run):
+    return [(e["step"], e["ranks"]) for e in metrics(run) if e["event"] == "start" and e["stage"] == "pretrain"]
+
+
+def time_limit_requeues(run):
+    run.submit("--nodes", "2-4", "--time", "00:01:00")
+    # Slurm looks at limits twice a minute: the signal comes 15 to 45 s after the start.
+    back = run.wait(lambda s: s["state"] == "REQUEUED", "the time limit's signal", 120)
+    expect(back["jobs"][0]["restarts"] == 1, f"{back}")
+    expect([e["signal"] for e in run.events("job_signal")] == ["USR2"], f"{run.events('job_signal')}")
+    # "TimeLimit": this job has had enough of limits.
+    goes_on_after_requeue(run, saved=back.get("step", 0), ranks=4, settings=["TimeLimit=60"])
+
+
+def goes_on_after_requeue(run, saved, ranks, settings=()):
+    """A requeued job waits for two minutes; not here."""
+    run.wait(lambda s: not {"allocated", "mixed", "completing"} & set(run.cluster.states().values()), "free nodes")
+    time.sleep(2)
+    done = run.cluster.run("scontrol", "update", f"JobId={run.jobs()[-1]}", "StartTime=now", *settings)
+    expect(done.returncode == 0, done.stderr)
+    run.wait(lambda s: s["state"] == "TRAINING" and s["step"] > saved, "training again")
+    expect(starts(run)[-1] == (saved, ranks), f"went on from {starts(run)[-1]}, saved was {saved}")
+
+
+def killed_rank_restarts(run):
+    before = len(starts(run))
+    os.kill(run.ranks()["node2"][0], signal.SIGKILL)
+    run.wait(lambda s: len(starts(run)) > before and s["state"] == "TRAINING", "restart")
+    run.wait_for_steps()
+    expect(starts(run)[-1][1] == 4, "it lost a node as well")
+    expect(len(run.jobs()) == 1 and run.status()["jobs"][0]["restarts"] == 1, "not in the same allocation")
+
+
+def killed_node_shrinks(run, cluster):
+    before = len(starts(run))
+    cluster.kill_node("node3")
+    run.wait(lambda s: len(starts(run)) > before and s["state"] == "TRAINING", "three nodes", 120)
+    run.wait_for_steps()
+    expect(starts(run)[-1][1] == 3, f"{starts(run)[-1]}")
+    expect(run.status()["avoided_nodes"] == ["node3"], "the dead node is not remembered")
+
+
+def cancel_saves_and_resume_goes_on(run):
+    shown = run.demist("cancel", run.folder)
+    expect("STOPPED" in shown, shown)
+    expect(run.cluster.run("squeue", "-h").stdout == "", "cancelled, but in the queue")
+    saved = run.status()["step"]
+    run.demist("resume", run.folder, "--nodes", 2)
+    run.wait(lambda s: s["state"] == "TRAINING" and s["step"] > saved, "the resumed run")
+    expect(starts(run)[-1] == (saved, 2), f"{starts(run)[-1]}, saved was {saved}")
+    expect("--exclude=node3" in (run.folder / "submit.sh").read_text(), "the dead node is not avoided")
+
+
+def preemption_requeues(run):
+    before = len(starts(run))
+    run.cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    back = run.wait(lambda s: s["state"] == "REQUEUED", "pre-emption")
+    expect(len(starts(run)) == before, "it started again on nodes that it was to leave")
+    goes_on_after_requeue(run, back["step"], ranks=2)
+
+
+def scancel_saves_and_stays_away(run):
+    run.cluster.run("scancel", run.jobs()[-1])
+    stopped = run.wait(lambda s: s["state"] == "STOPPED", "scancel")
+    newest = sorted((run.folder / "pretrain" / "checkpoints").glob("step-*"))[-1]
+    expect(int(newest.name.removeprefix("step-")) == stopped["step"], "the last step was not saved")
+    time.sleep(1)
+    expect(run.cluster.run("squeue", "-h").stdout == "", "a cancelled job came back")
+
+
+def stages_depend_on_each_other(run, expected):
+    run.submit("--nodes", 3, "--stages", "jobs")
+    expect(len(run.jobs()) == 5, f"{run.jobs()}")
+    run.wait(lambda s: s["state"] == "DONE", "the stages", 150)
+    expect(run.hash("adapt") == expected, "stages in jobs of their own give other bits")
+
+
+def failure_ends_what_depends_on_it(run):
+    run.submit("--nodes", 1, "--stages", "jobs")
+    (run.folder.parent / "text.txt").unlink()  # what the corpus stage reads
+    run.wait_for_empty_queue()  # no stage waits for what will never be
+    status = run.status()
+    expect(status["state"] == "FAILED" and "text.txt" in status["detail"], f"{status}")
+    expect("text.txt" in run.demist("logs", run.folder, "--errors"), "logs --errors hides the error")
+
+
+def doctor_examines_every_node(cluster, program, folder):
+    srun = ["env", "OMPI_MCA_btl=self,tcp", "OMPI_MCA_btl_tcp_if_include=lo", "srun", "--nodes=3", "--ntasks=3"]
+    well = cluster.run(*srun, "--mpi=pmix", program, "doctor", str(folder))
+    expect(well.returncode == 0 and well.stdout.startswith("3 ranks"), f"{well.stdout}{well.stderr}")
+    apart = cluster.run(*srun, "--mpi=none", program, "doctor", str(folder))
+    expect(apart.returncode == 5 and "--mpi=pmix" in apart.stderr, f"{apart.stdout}{apart.stderr}")
+
+
+def main():
+    missing = local_cluster.missing_programs()
+    if missing:
+        print(f"skipped: {', '.join(missing)} not found")
+        return SKIPPED
+    program, configs = sys.argv[1], pathlib.Path(sys.argv[2])
+    with tempfile.TemporaryDirectory(prefix="demist-cluster-") as name, local_cluster.LocalCluster(4) as cluster:
+        folder, begin = pathlib.Path(name), time.monotonic()
+        (folder / "text.txt").write_text((configs / "tiny/train.txt").read_text())
+
+        def make(run_name, *settings):
+            return Run(cluster, program, configs / "tiny.textproto", folder / run_name, settings)
+
+        def test(body, *arguments):
+            print(f"[{time.monotonic() - begin:5.1f} s] {body.__name__}", flush=True)
+            return body(*arguments)
+
+        expected = test(reference, make("here", *FEW_STEPS))
+        test(runs_on_four_nodes, make("four", *FEW_STEPS), expected)
+        long = make("long", "stages.pretrain.steps=1000000", "stages.pretrain.optimizer.schedule=CONSTANT")
+        test(time_limit_requeues, long)
+        test(killed_rank_restarts, long)
+        test(killed_node_shrinks, long, cluster)
+        test(cancel_saves_and_resume_goes_on, long)
+        test(preemption_requeues, long)
+        test(scancel_saves_and_stays_away, long)
+        test(stages_depend_on_each_other, make("jobs", *FEW_STEPS), expected)
+        test(failure_ends_what_depends_on_it, make("bad", f"corpora.train.inputs.0.path={folder}/text.txt"))
+        test(doctor_examines_every_node, cluster, program, folder)
+        print(f"[{time.monotonic() - begin:5.1f} s] all passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

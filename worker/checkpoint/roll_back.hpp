@@ -1,0 +1,14 @@
+// Back to an earlier checkpoint of a stage.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "worker/checkpoint/checkpoint.hpp"
+
+namespace demist::checkpoint {
+
+// Collective. Removes the checkpoints below `root` that are newer than `step` finished steps, so
+// that a crash cannot bring them back, and opens that step's on every rank. Throws CheckpointError
+// when it is not there, and removes nothing then.
+Checkpoint roll_back(const mpi::Comm& comm, const fs::path& root, std::int64_t step);
+
+}  // namespace demist::checkpoint
