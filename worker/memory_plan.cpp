@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "kernels/cuda/work_sizes.hpp"
+#include "worker/checkpoint/checkpoint.hpp"
 #include "worker/model/activations.hpp"
 #include "worker/model/device_batch.hpp"
 #include "worker/model/logits_chunk.hpp"
@@ -39,7 +40,10 @@ class Planner {
     plan.exchange = exchange(r_.layout.tensor_size, tensor_slice(), sizeof(float)) +
                     exchange(r_.layout.data_size, data_slice(), sum_element());
     plan.work = work();
-    if (!r_.on_device) return plan;
+    if (!r_.on_device) {
+      plan.checkpoint = std::size(checkpoint::kKinds) * size(shard()) * sizeof(float);
+      return plan;
+    }
     plan.work += cuda::step_workspace_bytes(shape_) + cuda::step_bias_bytes(shape_) +
                  cuda::kGemmWorkspaceBytes + DeviceBatch::most_bytes(r_.tokens, r_.targets);
     plan.from_start = cuda::kGemmWorkspaceBytes + plan.exchange;
@@ -170,13 +174,13 @@ const char* name_of(Recompute recompute) {
 }
 
 std::size_t MemoryPlan::total() const {
-  return weights + gradients + sums + optimizer + activations + head + work + exchange;
+  return weights + gradients + sums + optimizer + activations + head + work + exchange + checkpoint;
 }
 
 std::vector<MemoryPlan::Part> MemoryPlan::parts() const {
   return {{"weights", weights},     {"gradients", gradients},     {"sums", sums},
           {"optimizer", optimizer}, {"activations", activations}, {"head", head},
-          {"work space", work},     {"exchange", exchange}};
+          {"work space", work},     {"exchange", exchange},       {"checkpoint", checkpoint}};
 }
 
 StepShape step_shape(const MemoryRequest& r, const ParameterTable& table) {

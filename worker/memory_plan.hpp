@@ -29,7 +29,7 @@ struct MemoryRequest {
 };
 
 // Bytes of the memory that the rank computes in. Beside it a run needs memory that is not planned:
-// batches made ahead, checkpoints on their way, and what MPI, CUDA, NCCL and oneDNN take.
+// batches made ahead, and what MPI, CUDA, NCCL and oneDNN take.
 struct MemoryPlan {
   std::size_t weights = 0;      // working copy: matrices in the compute type, vectors in fp32
   std::size_t gradients = 0;    // fp32: of all that is held here, and this rank's share of the sum
@@ -39,6 +39,7 @@ struct MemoryPlan {
   std::size_t head = 0;         // rows of targets, and one chunk of their logits
   std::size_t work = 0;         // gradients between operations, a device's workspace and batch
   std::size_t exchange = 0;     // received terms of sums over ranks
+  std::size_t checkpoint = 0;   // the copy that a save on its way holds; a GPU's is in host memory
   std::size_t from_start = 0;   // of `work` and `exchange`: there before a stage is planned
 
   std::size_t total() const;
