@@ -12,6 +12,13 @@
 
 namespace demist::data {
 
+MicroBatch make_whole(const Source& source, std::int64_t step, std::int32_t index) {
+  MicroBatch batch = source.make(step, index);
+  batch.id_groups = group_tokens(batch.ids);
+  batch.position_groups = group_tokens(batch.positions);
+  return batch;
+}
+
 struct Prefetcher::Impl {
   struct Result {
     MicroBatch batch;
@@ -41,9 +48,7 @@ struct Prefetcher::Impl {
       lock.unlock();
       Result result;
       try {
-        result.batch = source.make(step, index);
-        result.batch.id_groups = group_tokens(result.batch.ids);
-        result.batch.position_groups = group_tokens(result.batch.positions);
+        result.batch = make_whole(source, step, index);
       } catch (...) {
         result.error = std::current_exception();
       }

@@ -113,8 +113,10 @@ struct TaskOptions {
 std::unique_ptr<Source> make_task_source(std::vector<Task> tasks, const std::vector<double>& ratios,
                                          const TaskOptions& options);
 
-// Computes make() and its token groups ahead on a helper thread, for an announced list of (step,
-// index).
+// make() and the token groups that the backward pass needs.
+MicroBatch make_whole(const Source& source, std::int64_t step, std::int32_t index);
+
+// Computes make_whole() ahead on a helper thread, for an announced list of (step, index).
 class Prefetcher {
  public:
   Prefetcher(const Source& source, std::size_t depth);

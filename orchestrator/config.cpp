@@ -256,8 +256,8 @@ void convert_parallel(const Recipe& recipe, RunConfig& config) {
 }
 
 RecoveryConfig recovery_of(const recipe::Recovery& r) {
-  return {r.attempts(), r.delay_seconds(), r.longest_delay_seconds(), r.min_ranks(),
-          r.hang_factor()};
+  return {r.attempts(),  r.delay_seconds(), r.longest_delay_seconds(),
+          r.min_ranks(), r.hang_factor(),   r.self_check_every_steps()};
 }
 
 template <class List, class Name>

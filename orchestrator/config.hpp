@@ -97,8 +97,9 @@ struct StageConfig {
 struct RecoveryConfig {
   int attempts = 3;  // without a new step, then it gives up
   double delay_seconds = 5, longest_delay_seconds = 300;
-  int min_ranks = 0;       // 0: always as many as at first
-  double hang_factor = 2;  // of the slowest recent step; 0: no rank counts as hung
+  int min_ranks = 0;                  // 0: always as many as at first
+  double hang_factor = 2;             // of the slowest recent step; 0: no rank counts as hung
+  std::int64_t self_check_every = 0;  // steps; 0: never
 };
 
 struct RunConfig {

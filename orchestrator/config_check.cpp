@@ -219,6 +219,12 @@ void check_recovery(ParsedRecipe& recipe) {
   check_range(recipe, "recovery.min_ranks", r.min_ranks(), kNotNegative);
   recipe.require(r.hang_factor() == 0 || r.hang_factor() >= 1, "recovery.hang_factor",
                  "is " + number(r.hang_factor()), "must be 1 or greater, or 0 for none");
+  check_range(recipe, "recovery.self_check_every_steps",
+              static_cast<double>(r.self_check_every_steps()), kNotNegative);
+  recipe.require(r.self_check_every_steps() == 0 || recipe.message().reduction() == recipe::EXACT,
+                 "recovery.self_check_every_steps",
+                 "needs reduction: EXACT, with which other ranks compute the same bits",
+                 "set it to 0, or use EXACT");
 }
 
 void check_inputs(ParsedRecipe& recipe) {

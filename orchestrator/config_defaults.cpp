@@ -68,7 +68,8 @@ void apply_defaults(recipe::Recipe& recipe) {
   complete(recipe.mutable_checkpoint(),
            "every_steps: 0 keep_last: 2 keep_every_steps: 0 keep_best: 0");
   complete(recipe.mutable_recovery(),
-           "attempts: 3 delay_seconds: 5 longest_delay_seconds: 300 min_ranks: 0 hang_factor: 2");
+           "attempts: 3 delay_seconds: 5 longest_delay_seconds: 300 min_ranks: 0 hang_factor: 2 "
+           "self_check_every_steps: 0");
   for (recipe::Stage& stage : *recipe.mutable_stages()) {
     if (stage.kind() == recipe::Stage::PRETRAIN || stage.kind() == recipe::Stage::ADAPT)
       complete_training(stage, recipe.model());

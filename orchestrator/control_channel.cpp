@@ -35,6 +35,7 @@ std::string encode(const ControlMessage& message) {
   if (const auto* plan = std::get_if<StepPlan>(&message)) {
     wire.mutable_step()->set_step(plan->step);
     wire.mutable_step()->mutable_owner()->Add(plan->owner.begin(), plan->owner.end());
+    wire.mutable_step()->set_check(plan->check);
   } else if (const auto* save = std::get_if<Save>(&message)) {
     wire.mutable_save()->set_step(save->step);
   } else if (const auto* evaluate = std::get_if<Evaluate>(&message)) {
@@ -58,7 +59,9 @@ ControlMessage decode_message(const std::string& bytes) {
     throw EnvironmentError("control message of rank 0 is damaged; do all ranks run one binary?");
   switch (wire.kind_case()) {
     case control::ControlMessage::kStep:
-      return StepPlan{wire.step().step(), {wire.step().owner().begin(), wire.step().owner().end()}};
+      return StepPlan{wire.step().step(),
+                      {wire.step().owner().begin(), wire.step().owner().end()},
+                      wire.step().check()};
     case control::ControlMessage::kSave:
       return Save{wire.save().step()};
     case control::ControlMessage::kEvaluate:

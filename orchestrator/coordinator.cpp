@@ -14,6 +14,16 @@ std::vector<std::int32_t> balanced_owners(std::int32_t micro_batches, int groups
   return owner;
 }
 
+ControlMessage way_back(const CoordinatorConfig& config, std::int64_t exhausted_step,
+                        std::int32_t rollbacks) {
+  const std::int64_t first_bad = exhausted_step - config.bad_in_a_row + 1;
+  const std::int64_t every = config.save_every;
+  const std::int64_t to = every > 0 && first_bad > 0 ? (first_bad - 1) / every * every : 0;
+  if (to == 0 || rollbacks >= config.rollbacks)
+    return Stop{Stop::Reason::not_finite, exhausted_step};
+  return Rollback{to, exhausted_step + 1 - to};
+}
+
 Coordinator::Coordinator(const CoordinatorConfig& config)
     : config_(config), next_step_(config.first_step), saved_step_(config.first_step) {
   if (config_.evaluate && next_step_ == 0) pending_.emplace_back(Evaluate{0});
@@ -34,16 +44,10 @@ ControlMessage Coordinator::next() {
   return message;
 }
 
-// Back to the newest checkpoint of the regular ones that was saved before the step before the first
-// bad one: a pure function of the steps, whatever was saved besides. Nothing is saved on Stop.
 ControlMessage Coordinator::after_exhaustion() {
-  const std::int64_t first_bad = exhausted_step_ - config_.bad_in_a_row + 1;
-  const std::int64_t every = config_.save_every;
-  const std::int64_t to = every > 0 && first_bad > 0 ? (first_bad - 1) / every * every : 0;
-  if (to == 0 || rollbacks_ >= config_.rollbacks)
-    return Stop{Stop::Reason::not_finite, exhausted_step_};
-  next_step_ = saved_step_ = to;
-  return Rollback{to, exhausted_step_ + 1 - to};
+  const ControlMessage way = way_back(config_, exhausted_step_, rollbacks_);
+  if (const auto* back = std::get_if<Rollback>(&way)) next_step_ = saved_step_ = back->step;
+  return way;
 }
 
 // Adds one step and what follows it, or the end.
@@ -56,11 +60,12 @@ void Coordinator::plan_next() {
     pending_.emplace_back(Stop{last ? Stop::Reason::done : Stop::Reason::interrupted, next_step_});
     return;
   }
-  pending_.emplace_back(
-      StepPlan{next_step_, balanced_owners(config_.micro_batches, config_.data_groups)});
+  StepPlan plan{next_step_, balanced_owners(config_.micro_batches, config_.data_groups)};
   ++next_step_;
-  if (next_step_ == config_.total_steps) return;
   const auto due = [&](std::int64_t every) { return every > 0 && next_step_ % every == 0; };
+  plan.check = due(config_.check_every);
+  pending_.emplace_back(std::move(plan));
+  if (next_step_ == config_.total_steps) return;
   if (config_.evaluate && due(config_.evaluate_every)) pending_.emplace_back(Evaluate{next_step_});
   if (due(config_.save_every)) pending_.emplace_back(Save{next_step_});
 }

@@ -49,7 +49,14 @@ struct CoordinatorConfig {
   std::int64_t evaluate_every = 0;  // and every so many steps
   std::int32_t bad_in_a_row = 1;    // steps, that exhaust
   std::int32_t rollbacks = 0;       // of a stage; then not_finite
+  std::int64_t check_every = 0;     // every so many steps one is computed on other ranks too
 };
+
+// After one bad step in a row too many, of a state that has gone back `rollbacks` times: Rollback
+// to the newest of the regular checkpoints that was saved before the step before the first bad one,
+// a pure function of the steps, whatever was saved besides; or Stop, with nothing saved.
+ControlMessage way_back(const CoordinatorConfig& config, std::int64_t exhausted_step,
+                        std::int32_t rollbacks);
 
 class Coordinator {
  public:

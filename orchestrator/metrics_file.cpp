@@ -34,6 +34,7 @@ std::string step_line(const std::string& stage, const StepReport& report, double
   line["load_seconds"] = report.load_seconds;
   line["rescaled"] = report.rescaled;
   if (!report.applied()) line["skipped"] = name_of(report.verdict);
+  if (report.rollbacks > 0) line["rollbacks"] = report.rollbacks;
   return line.dump();
 }
 
@@ -46,9 +47,11 @@ std::string held_out_line(const std::string& stage, std::int64_t step, double lo
 }
 
 std::string event_line(const std::string& stage, const std::string& event, std::int64_t step,
-                       int ranks, double seconds) {
+                       const Crewing& crewing, double seconds) {
   ordered_json line = header(event.c_str(), stage, step);
-  line["ranks"] = ranks;
+  line["ranks"] = crewing.ranks;
+  line["tensor"] = crewing.tensor;
+  line["device"] = crewing.device;
   line["seconds"] = seconds;
   return line.dump();
 }

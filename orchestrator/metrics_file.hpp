@@ -10,11 +10,18 @@
 
 namespace demist {
 
+// Who makes the steps of an attempt: with FAST and another `tensor` or device, the bits depend on
+// it.
+struct Crewing {
+  int ranks = 1, tensor = 1;  // MPI processes; of these, so many share one copy of the model
+  std::string device;         // Backend::name()
+};
+
 std::string step_line(const std::string& stage, const StepReport& report, double seconds);
 std::string held_out_line(const std::string& stage, std::int64_t step, double loss, double seconds);
 // event: "start" or "save".
 std::string event_line(const std::string& stage, const std::string& event, std::int64_t step,
-                       int ranks, double seconds);
+                       const Crewing& crewing, double seconds);
 
 // Appends lines; a crash can lose the last ones but never leaves half of an earlier one. A full
 // disk does not end a run: lines then wait in memory until there is room again.

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "orchestrator/coordinator.hpp"
 
@@ -12,6 +13,13 @@ namespace demist {
 // `step_skipped` and `step_recomputed`; nothing for a step like others.
 void append_step_events(const std::filesystem::path& run_dir, const std::string& stage,
                         const StepReport& report);
+// `corruption_found`. `hosts`: of all ranks. REQUIRES: report.corruption.
+void append_corruption(const std::filesystem::path& run_dir, const std::string& stage,
+                       const StepReport& report, const std::vector<std::string>& hosts);
+// Why a stage ends whose ranks do not agree on a step, and what to do. `check_every`: of the
+// recipe.
+std::string describe_corruption(const std::string& stage, const StepReport& report,
+                                const std::vector<std::string>& hosts, std::int64_t check_every);
 void append_rollback(const std::filesystem::path& run_dir, const std::string& stage,
                      const Rollback& rollback);
 

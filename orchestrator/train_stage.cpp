@@ -8,11 +8,12 @@
 #include "kernels/cpu/peak.hpp"
 #include "orchestrator/control_channel.hpp"
 #include "orchestrator/coordinator.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/metrics_file.hpp"
 #include "orchestrator/signals.hpp"
 #include "orchestrator/stage_data.hpp"
-#include "orchestrator/stage_output.hpp"
 #include "orchestrator/stage_saves.hpp"
+#include "orchestrator/stage_trainer.hpp"
 #include "orchestrator/step_events.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/roll_back.hpp"
@@ -20,29 +21,6 @@
 
 namespace demist {
 namespace {
-
-TrainerConfig trainer_config(const RunConfig& run, const StageConfig& stage,
-                             const StageData& data) {
-  const auto& work = std::get<TrainingStage>(stage.work);
-  TrainerConfig config;
-  config.stage = stage.name;
-  config.model = run.model;
-  config.model.vocab = data.vocab;
-  config.model.hidden_dropout = work.hidden_dropout;
-  config.model.attention_dropout = work.attention_dropout;
-  config.optimizer = work.optimizer;
-  config.guard = work.guard;
-  config.reduction = run.reduction;
-  config.compute = run.compute;
-  config.seed = run.seed;
-  config.tensor_parallel = run.tensor_parallel;
-  config.recompute = run.recompute;
-  config.recipe_hash = stage.hash;
-  config.tokenizer_hash = data.tokenizer_hash;
-  config.data_hash = data.data_hash;
-  config.noise_json = data.noise_json;
-  return config;
-}
 
 // The newest good checkpoint below `root`, chosen by rank 0 so that all ranks read the same one.
 std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const fs::path& root) {
@@ -61,17 +39,10 @@ std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const 
 
 void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                 Trainer& trainer) {
-  const auto& work = std::get<TrainingStage>(stage.work);
-  if (const auto own = open_on_all(world, stage.checkpoints())) {
-    trainer.resume(*own);
-    log::info("stage " + stage.name + " goes on from step " + std::to_string(trainer.step()));
-    return;
-  }
-  if (work.start_from.empty()) return trainer.initialize();
-  const fs::path start = final_checkpoint(world, run.stage(work.start_from));
-  std::optional<checkpoint::Checkpoint> opened;
-  mpi::together(world, "open checkpoint", [&] { opened.emplace(start); });
-  trainer.load_model(*opened);
+  const auto own = open_on_all(world, stage.checkpoints());
+  if (!own) return load_beginning(world, run, stage, trainer);
+  trainer.resume(*own);
+  log::info("stage " + stage.name + " goes on from step " + std::to_string(trainer.step()));
 }
 
 CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& run,
@@ -87,18 +58,18 @@ CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& ru
   config.evaluate_every = work.evaluate_every;
   config.bad_in_a_row = work.guard.bad_in_a_row;
   config.rollbacks = work.rollbacks;
+  config.check_every = run.recovery.self_check_every;
   return config;
 }
 
 // What rank 0 tells people and files.
 class Reporter {
  public:
-  Reporter(const RunConfig& run, const StageConfig& stage, const mpi::Comm& world,
-           ProgressStyle style)
+  Reporter(const RunConfig& run, const StageConfig& stage, Crewing crewing, ProgressStyle style)
       : run_dir_(run.run_dir),
         stage_(stage.name),
         total_(std::get<TrainingStage>(stage.work).steps),
-        ranks_(world.size()),
+        crewing_(std::move(crewing)),
         peak_flops_(run.peak_gflops * 1e9),
         metrics_(run.run_dir / "metrics.jsonl"),
         line_(style, stderr),
@@ -126,12 +97,17 @@ class Reporter {
   void peak(double flops) {
     line_.clear();
     log::info("stage " + stage_ + ": matrix products reach " + format_count(flops * 1e-9) +
-              " GFLOP/s on " + (ranks_ == 1 ? "this rank" : std::to_string(ranks_) + " ranks"));
+              " GFLOP/s on " +
+              (crewing_.ranks == 1 ? "this rank" : std::to_string(crewing_.ranks) + " ranks"));
     peak_flops_ = flops;
     last_ = steady_seconds();
   }
   void event(const std::string& name, std::int64_t step) {
-    metrics_.write(event_line(stage_, name, step, ranks_, lap()));
+    metrics_.write(event_line(stage_, name, step, crewing_, lap()));
+  }
+  void corruption(const StepReport& report, const std::vector<std::string>& hosts) {
+    line_.clear();
+    append_corruption(run_dir_, stage_, report, hosts);
   }
   void rollback(const Rollback& rollback) {
     line_.clear();
@@ -150,7 +126,7 @@ class Reporter {
   fs::path run_dir_;
   std::string stage_;
   std::int64_t total_;
-  int ranks_;
+  Crewing crewing_;
   double peak_flops_;
   MetricsFile metrics_;
   ProgressLine line_;
@@ -173,7 +149,8 @@ class StepLoop {
         saves_(world, run, stage, trainer.step()) {
     if (world.rank() != 0) return;
     coordinator_.emplace(coordinator_config(world, run, work_, trainer, data.held_out != nullptr));
-    reporter_.emplace(run, stage, world, style);
+    reporter_.emplace(run, stage,
+                      Crewing{world.size(), run.tensor_parallel, trainer.backend().name()}, style);
     reporter_->event("start", trainer.step());
   }
 
@@ -220,10 +197,22 @@ class StepLoop {
     const StepReport report = trainer_.run_step();
     digest(channel_.report({report, signals_.requested()}));
     if (reporter_) reporter_->step(report);
+    if (report.corruption) heed_corruption(report);
     if (!peak_is_known_) measure_peak();
     if (!report.exhausted) return;
     held_ = true;  // what is under way was planned for a state that did not come
     digest(channel_.drain());
+  }
+  // Collective: every rank knows of it.
+  void heed_corruption(const StepReport& report) {
+    const std::vector<std::string> hosts = world_.gather(host_name(), 0);
+    std::string problem;
+    if (reporter_) {
+      reporter_->corruption(report, hosts);
+      problem = describe_corruption(stage_.name, report, hosts, run_.recovery.self_check_every);
+    }
+    if (report.corruption->passing) return;
+    throw AgreedError(ExitCode::numeric, world_.broadcast(problem, 0));
   }
   // All ranks at once, as they work. After the first step: nobody waits for it then.
   void measure_peak() {

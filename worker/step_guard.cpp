@@ -23,7 +23,7 @@ double median(const std::deque<double>& values) {
 }  // namespace
 
 const char* name_of(StepVerdict verdict) {
-  static constexpr std::array names = {"good", "not_finite", "loss_spike", "norm_spike"};
+  static constexpr std::array names = {"good", "not_finite", "loss_spike", "norm_spike", "corrupt"};
   return names.at(static_cast<std::size_t>(verdict));
 }
 

@@ -8,7 +8,8 @@
 
 namespace demist {
 
-enum class StepVerdict : std::uint8_t { good, not_finite, loss_spike, norm_spike };
+// corrupt: ranks that compute it do not agree on its gradient (worker/self_check.hpp).
+enum class StepVerdict : std::uint8_t { good, not_finite, loss_spike, norm_spike, corrupt };
 const char* name_of(StepVerdict verdict);
 
 struct GuardConfig {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/trainer.hpp"
 
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <deque>
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/checksum.hpp"
 #include "core/exact_sum.hpp"
 #include "core/philox.hpp"
 #include "worker/model/model.hpp"
@@ -129,14 +131,19 @@ struct Trainer::Impl {
   }
 
   struct Announced {
-    std::int64_t step;
+    StepPlan plan;
     std::int64_t data_step;  // of what it is made of
     std::size_t own;         // micro-batches of this group
   };
   std::vector<data::MicroBatch> load(const Announced& plan);
+  std::vector<data::MicroBatch> load_turn(const Announced& plan, int turn) const;
   GradientReducer::Result compute(const Announced& plan,
                                   const std::vector<data::MicroBatch>& batches, StepTotals& totals,
                                   StepReport& report);
+  GradientReducer::Result compute_checked(const Announced& plan,
+                                          const std::vector<data::MicroBatch>& batches,
+                                          StepTotals& totals, StepReport& report);
+  StepDigest digest(GradientReducer::Result result, const StepTotals& totals, double loss);
   StepTotals accumulate(const std::vector<data::MicroBatch>& batches, std::int64_t data_step);
   void finish_step(std::span<const float> gradient, StepTotals& totals, StepReport& report);
   void check_identity(const checkpoint::Checkpoint& from) const;
@@ -159,6 +166,7 @@ struct Trainer::Impl {
   std::deque<Announced> announced;
   StepGuard guard;
   Fault fault;
+  std::optional<std::vector<StepDigest::Part>> parts;  // of each micro-batch, for a check
   std::int64_t step = 0;
   std::int64_t data_offset = 0;  // steps of data that were left out
   std::int32_t rollbacks = 0;
@@ -256,22 +264,26 @@ void Trainer::announce(const StepPlan& plan) {
     impl_->prefetcher.announce(data_step, static_cast<std::int32_t>(i));
     ++own;
   }
-  impl_->announced.push_back({plan.step, data_step, own});
+  impl_->announced.push_back({plan, data_step, own});
 }
 
 StepReport Trainer::run_step() {
   Impl& t = *impl_;
-  ensure(!t.announced.empty() && t.announced.front().step == t.step, "steps run in order");
-  const Impl::Announced plan = t.announced.front();
+  ensure(!t.announced.empty() && t.announced.front().plan.step == t.step, "steps run in order");
+  const Impl::Announced plan = std::move(t.announced.front());
   t.announced.pop_front();
-  const WatchedStep watched(t.world, plan.step);
+  const WatchedStep watched(t.world, t.step);
   StepReport report;
-  report.step = plan.step;
+  report.step = t.step;
   const auto start = std::chrono::steady_clock::now();
   const std::vector<data::MicroBatch> batches = t.load(plan);
   report.load_seconds = seconds_since(start);
   StepTotals totals;
-  if (t.compute(plan, batches, totals, report) == GradientReducer::Result::ready)
+  const auto result = plan.plan.check ? t.compute_checked(plan, batches, totals, report)
+                                      : t.compute(plan, batches, totals, report);
+  if (report.corruption && !report.corruption->passing)
+    report.verdict = StepVerdict::corrupt;
+  else if (result == GradientReducer::Result::ready)
     t.finish_step(t.shard_grads.span(), totals, report);
   else
     report.verdict = StepVerdict::not_finite;
@@ -288,6 +300,59 @@ std::vector<data::MicroBatch> Trainer::Impl::load(const Announced& plan) {
     for (std::size_t i = 0; i < plan.own; ++i) batches.push_back(prefetcher.take());
   });
   return batches;
+}
+
+// The micro-batches that fall to this group when every one moves `turn` groups on. They are made
+// here and now, not ahead: few steps are checked, and each copy is made for itself.
+std::vector<data::MicroBatch> Trainer::Impl::load_turn(const Announced& plan, int turn) const {
+  const ParallelLayout& at = groups.layout;
+  std::vector<data::MicroBatch> batches;
+  mpi::together(world, "load data", [&] {
+    for (std::size_t i = 0; i < plan.plan.owner.size(); ++i)
+      if (group_of_turn(plan.plan.owner[i], turn, at.data_size) == at.data_rank)
+        batches.push_back(data::make_whole(*source, plan.data_step, static_cast<std::int32_t>(i)));
+  });
+  return batches;
+}
+
+// compute(), and again on other ranks until it is known what is right. The last result stands.
+GradientReducer::Result Trainer::Impl::compute_checked(const Announced& plan,
+                                                       const std::vector<data::MicroBatch>& batches,
+                                                       StepTotals& totals, StepReport& report) {
+  ensure(config.reduction == Reduction::exact, "only exact sums can be compared between ranks");
+  const std::string scales = reducer->state();
+  const StepReport blank = report;
+  std::optional<StepReport> first;
+  GradientReducer::Result result{};
+  report.corruption = self_check(world, groups.layout, plan.plan.owner, [&](int turn) {
+    parts.emplace();
+    report = blank;
+    reducer->set_state(scales);
+    result = compute(plan, first ? load_turn(plan, turn) : batches, totals, report);
+    if (!first) first = report;
+    StepDigest found = digest(result, totals, report.loss);
+    found.turn = turn;
+    found.parts = std::move(*parts);
+    parts.reset();
+    return found;
+  });
+  report.compute_seconds = first->compute_seconds;
+  report.recomputed = report.recomputed || first->recomputed;
+  return result;
+}
+
+// Of what stands after compute(): two right computations have the same on every rank.
+StepDigest Trainer::Impl::digest(GradientReducer::Result result, const StepTotals& totals,
+                                 double loss) {
+  const bool ready = result == GradientReducer::Result::ready;
+  const double norm = ready ? optimizer.gradient_norm(shard_grads.span()) : 0;
+  const nlohmann::json sums{static_cast<int>(result), totals.counts,
+                            std::bit_cast<std::uint64_t>(loss), std::bit_cast<std::uint64_t>(norm),
+                            reducer->state()};
+  StepDigest digest;
+  digest.shard = ready ? digest_of(*backend, shard_grads.span()) : 0;
+  digest.totals = xxh3_64(bytes_of(sums.dump()));
+  return digest;
 }
 
 // The gradient of this rank's shard, and what the step adds up to over all ranks.
@@ -317,7 +382,7 @@ GradientReducer::Result Trainer::Impl::compute(const Announced& plan,
     report.model_flops = static_cast<double>(totals.counts[2]) * 1e6;
     return result;
   }
-  throw NumericError("step " + std::to_string(plan.step) +
+  throw NumericError("step " + std::to_string(step) +
                      ": gradients grow faster than their scales; lower the learning rate");
 }
 
@@ -326,13 +391,17 @@ StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batche
   const std::uint64_t key =
       stream_key(config.seed, "dropout/" + config.stage, static_cast<std::uint64_t>(data_step));
   StepTotals totals;
+  if (parts) parts->clear();
   reducer->begin(batches.size(), shard_grads.span());
+  std::int32_t index = 0;
   const auto on_gradients = [&](std::int64_t layer) {
     mpi::enter(world, Phase::backward);
     if (fault && layer < 0) fault(data_step, grads.span());
     reducer->add(grads.span(), layer);
+    if (parts && layer < 0) parts->push_back({index, digest_of(*backend, grads.span())});
   };
   for (const data::MicroBatch& batch : batches) {
+    index = batch.index;
     mpi::enter(world, Phase::forward);
     const double loss =
         model.forward_backward(optimizer.weights(), grad_views, batch, key, on_gradients);
@@ -391,10 +460,14 @@ checkpoint::Meta Trainer::Impl::meta() const {
 void Trainer::begin_save(checkpoint::BackgroundSave& save,
                          std::optional<double> held_out_loss) const {
   save.begin([&](checkpoint::Snapshot& snapshot) {
-    impl_->optimizer.copy_state(snapshot);
-    snapshot.meta = impl_->meta();
+    copy_state(snapshot);
     snapshot.meta.held_out_loss = held_out_loss;
   });
+}
+
+void Trainer::copy_state(checkpoint::Snapshot& snapshot) const {
+  impl_->optimizer.copy_state(snapshot);
+  snapshot.meta = impl_->meta();
 }
 
 void Trainer::save(const std::filesystem::path& root, int keep_last) const {

@@ -18,6 +18,7 @@
 #include "worker/config.hpp"
 #include "worker/device.hpp"
 #include "worker/memory_plan.hpp"
+#include "worker/self_check.hpp"
 #include "worker/step_guard.hpp"
 
 namespace demist {
@@ -27,6 +28,7 @@ struct StepPlan {
   std::int64_t step = 0;
   std::vector<std::int32_t> owner;  // data-parallel group of each micro-batch; any assignment gives
                                     // the same bits under Reduction::exact
+  bool check = false;  // compute it on other ranks too, and compare; needs Reduction::exact
 };
 
 // What a step came to; equal on all ranks but for the seconds.
@@ -44,8 +46,9 @@ struct StepReport {
   std::int32_t rollbacks = 0;  // of this state's history
   std::int32_t rescaled = 0;   // times the step was redone with a larger fixed-point scale
   bool recomputed = false;     // not finite at first: a fault of a machine, if it was applied then
-  double load_seconds = 0;     // this rank waited for its micro-batches
-  double compute_seconds = 0;  // this rank's forward and backward time
+  std::optional<Corruption> corruption;  // found by a check; verdict `corrupt` if it does not pass
+  double load_seconds = 0;               // this rank waited for its micro-batches
+  double compute_seconds = 0;            // this rank's forward and backward time
 };
 
 struct TrainerConfig {
@@ -100,6 +103,8 @@ class Trainer {
   // Copies the state aside and begins to write it. Collective. REQUIRES: !save.in_flight().
   // `held_out_loss` is this state's, where it was measured.
   void begin_save(checkpoint::BackgroundSave& save, std::optional<double> held_out_loss) const;
+  // What this rank would save now: `snapshot` is empty, or this trainer's from before.
+  void copy_state(checkpoint::Snapshot& snapshot) const;
   void save(const std::filesystem::path& root, int keep_last) const;   // and waits; collective
   const MemoryPlan& memory_plan() const;                               // of this rank
   std::size_t planned_bytes() const { return memory_plan().total(); }  // all of it

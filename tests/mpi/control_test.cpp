@@ -12,7 +12,7 @@ namespace {
 TEST(ControlChannel, EveryKindOfMessageArrives) {
   const mpi::Comm& world = test::world();
   ControlChannel channel(world);
-  const std::vector<ControlMessage> script = {Evaluate{0}, StepPlan{7, {0, 0, 1, 2}},
+  const std::vector<ControlMessage> script = {Evaluate{0}, StepPlan{7, {0, 0, 1, 2}, true},
                                               Save{8},     Rollback{6, 3},
                                               Settle{},    Stop{Stop::Reason::interrupted, 8}};
   for (const ControlMessage& message : script) {
@@ -20,7 +20,10 @@ TEST(ControlChannel, EveryKindOfMessageArrives) {
       channel.post(message);
     else
       channel.post();
-    EXPECT_EQ(encode(channel.wait()), encode(message));
+    const ControlMessage arrived = channel.wait();
+    EXPECT_EQ(encode(arrived), encode(message));
+    const auto* plan = std::get_if<StepPlan>(&arrived);
+    EXPECT_TRUE(plan == nullptr || plan->check);
   }
 }
 

@@ -230,18 +230,26 @@ TEST(Config, SetRefusesWhatItDoesNotKnow) {
 
 TEST(Config, HashIgnoresWhatChangesNoResult) {
   const RunConfig run = parse(kRecipe);
-  const RunConfig moved =
-      parse(kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2",
-                      "run_dir=/tmp/other", "parallel.recompute=LAYER", "checkpoint.every_steps=3",
-                      "checkpoint.keep_last=4", "checkpoint.keep_every_steps=6",
-                      "recovery.attempts=9", "stages.score.decoding.max_tokens=99",
-                      "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
+  const RunConfig moved = parse(
+      kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
+                "parallel.recompute=LAYER", "checkpoint.every_steps=3", "checkpoint.keep_last=4",
+                "checkpoint.keep_every_steps=6", "recovery.attempts=9",
+                "recovery.self_check_every_steps=7", "stages.score.decoding.max_tokens=99",
+                "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
   EXPECT_EQ(run.hash, moved.hash);
   for (const StageConfig& stage : run.stages)
     EXPECT_EQ(stage.hash, moved.stage(stage.name).hash) << stage.name;
   EXPECT_EQ(run.hash, parse_recipe(kRecipe, "/elsewhere/r.textproto").hash);
   EXPECT_EQ(run.hash, parse("# comment\n" + kRecipe, {"seed=1"}).hash);  // a default, spelled out
   EXPECT_NE(run.hash, parse(kRecipe, {"seed=2"}).hash);
+}
+
+TEST(Config, SelfChecksNeedExactSums) {
+  EXPECT_EQ(parse(kRecipe).recovery.self_check_every, 0);
+  EXPECT_EQ(parse(kRecipe, {"recovery.self_check_every_steps=7"}).recovery.self_check_every, 7);
+  EXPECT_HAS(error_of(kRecipe, {"recovery.self_check_every_steps=-1"}), "must be 0 or greater");
+  EXPECT_HAS(error_of(kRecipe, {"recovery.self_check_every_steps=7", "reduction=FAST"}),
+             "recovery.self_check_every_steps: needs reduction: EXACT");
 }
 
 TEST(Config, RulesOfWhatIsKept) {

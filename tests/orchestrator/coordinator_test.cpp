@@ -66,6 +66,20 @@ TEST(Coordinator, SavesAndEvaluatesOnSchedule) {
   EXPECT_EQ(all(coordinator), "e0 s0 s1 v2 s2 e3 s3 v4 s4 s5 e6 v6 . done ");
 }
 
+TEST(Coordinator, ChecksEverySoManyStepsWhereverItBegan) {
+  for (const std::int64_t first : {0, 4}) {
+    CoordinatorConfig c = config(first, 9);
+    c.check_every = 3;
+    Coordinator coordinator(c);
+    for (std::int64_t step = first; step < 9; ++step) {
+      const ControlMessage message = coordinator.next();
+      EXPECT_EQ(std::get<StepPlan>(message).check, step % 3 == 2) << step;
+    }
+  }
+  Coordinator never(config(0, 2));
+  EXPECT_FALSE(std::get<StepPlan>(never.next()).check);
+}
+
 TEST(Coordinator, ResumesWithoutMeasuringTheStart) {
   CoordinatorConfig c = config(4, 6);
   c.evaluate = true;

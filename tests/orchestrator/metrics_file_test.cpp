@@ -54,14 +54,23 @@ TEST(Metrics, StepsThatWereNotAppliedSayWhy) {
   EXPECT_EQ(nlohmann::json::parse(step_line("mlm", report, 1)).at("skipped"), "loss_spike");
 }
 
+TEST(Metrics, StepsAfterARollbackSaySo) {
+  StepReport report = step_report();
+  EXPECT_FALSE(nlohmann::json::parse(step_line("mlm", report, 1)).contains("rollbacks"));
+  report.rollbacks = 2;
+  EXPECT_EQ(nlohmann::json::parse(step_line("mlm", report, 1)).at("rollbacks"), 2);
+}
+
 TEST(Metrics, EventsAreJson) {
   const auto held_out = nlohmann::json::parse(held_out_line("mlm", 7, 3.25, 0.5));
   EXPECT_EQ(held_out.at("event"), "held_out");
   EXPECT_EQ(held_out.at("loss"), 3.25);
   EXPECT_EQ(held_out.at("seconds"), 0.5);
-  const auto start = nlohmann::json::parse(event_line("mlm", "start", 7, 4, 1.5));
+  const auto start = nlohmann::json::parse(event_line("mlm", "start", 7, {4, 2, "cpu"}, 1.5));
   EXPECT_EQ(start.at("event"), "start");
   EXPECT_EQ(start.at("ranks"), 4);
+  EXPECT_EQ(start.at("tensor"), 2);
+  EXPECT_EQ(start.at("device"), "cpu");
 }
 
 TEST(Metrics, FileIsAppendedTo) {
