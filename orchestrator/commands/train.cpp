@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/config.hpp"
+#include "orchestrator/replay.hpp"
 #include "orchestrator/run_stage.hpp"
 
 namespace demist::cli {
@@ -15,6 +16,9 @@ int train(const Arguments& arguments, const mpi::Comm& world) {
   options.positional("RECIPE")
       .value("stage", "NAME", "the stage to run")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
+      .value("replay-step", "S",
+             "do step S (from 0) again beside the run, and hold it against the run's metrics and "
+             "checkpoint; 6: it differs")
       .value("progress", "STYLE", "auto, terminal (in place), lines or none");
   if (!options.parse(arguments)) return 0;
   const RunConfig run = load_recipe(find_recipe(options.positionals().front()), options.all("set"));
@@ -25,7 +29,12 @@ int train(const Arguments& arguments, const mpi::Comm& world) {
   if (style == "none") progress = ProgressStyle::none;
   if (!options.has("stage"))
     throw ConfigError("--stage is missing; this recipe has: " + stage_names(run));
-  return static_cast<int>(run_stage(world, run, run.stage(*options.find("stage")), progress));
+  const StageConfig& stage = run.stage(*options.find("stage"));
+  if (options.has("replay-step")) {
+    replay_step(world, run, stage, options.integer<std::int64_t>("replay-step", 0, 0));
+    return 0;
+  }
+  return static_cast<int>(run_stage(world, run, stage, progress));
 }
 
 }  // namespace demist::cli

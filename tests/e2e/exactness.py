@@ -30,9 +30,10 @@ class Bench:
         for stage in ("tokenizer", "corpus"):
             self.finish(self.start("base", stage, 1, 1))
 
-    def start(self, name, stage, ranks, threads):
+    def start(self, name, stage, ranks, threads, options=()):
         settings = [*self.settings, f"run_dir={self.root / name}", f"parallel.threads={threads}"]
-        command = [self.binary, "train", self.recipe, "--stage", stage, "--progress", "none"]
+        command = [self.binary, "train", self.recipe, "--stage", stage, "--progress", "none",
+                   *options]
         if ranks > 1:
             command = ["mpirun", "--quiet", "-n", str(ranks), "--oversubscribe", "--bind-to", "none", *command]
         for setting in settings:
