@@ -33,9 +33,8 @@ struct ProductKey {
   DType out, in;
   Transpose transpose;
   bool accumulate, bias;
-  int threads;
   auto tied() const {
-    return std::tie(m, n, k, out_ld, a_ld, b_ld, out, in, transpose, accumulate, bias, threads);
+    return std::tie(m, n, k, out_ld, a_ld, b_ld, out, in, transpose, accumulate, bias);
   }
   bool operator<(const ProductKey& other) const { return tied() < other.tied(); }
 };
@@ -128,14 +127,12 @@ class ThreadLimit {
   int before_;
 };
 
-// oneDNN splits a long reduction over idle threads, which changes the order of the sum. Found by
-// experiment (2.6.3; 1 to 64 threads): with AVX-512 only for a transposed `a`, from k = 2048 when
-// the output is narrow, else above; this file then cuts k itself. With AVX2 for outputs of at most
-// 64 columns, which are left to one thread.
-constexpr std::int64_t kLongestReduction = 2048;
-constexpr std::int64_t kLongestNarrowReduction = 1984;
-constexpr std::int64_t kNarrowOutput = 384;
-constexpr std::int64_t kNarrowOutputAvx2 = 64;
+// oneDNN's blocks, and where it splits a reduction, follow from the number of threads (2.6.3 with
+// AMX: for nearly every shape with k > 1000), and with them the order of the sums. So it gets one
+// thread, and this file cuts the output: into pieces that depend on the shape alone, small enough
+// to keep threads busy, large enough to be worth packing their operands.
+constexpr std::int64_t kPieceRows = 256;
+constexpr std::int64_t kPieceCols = 512;
 
 bool has_avx512() {
   static const bool yes = [] {
@@ -144,12 +141,6 @@ bool has_avx512() {
            isa != dnnl::cpu_isa::avx2_vnni;
   }();
   return yes;
-}
-
-std::int64_t longest_reduction(const Operands& op) {
-  if (op.transpose != Transpose::a) return op.k();
-  return std::min(op.out.rows, op.out.cols) < kNarrowOutput ? kLongestNarrowReduction
-                                                            : kLongestReduction;
 }
 
 // The empty sum: out = bias or 0; nothing to add when accumulating.
@@ -164,28 +155,47 @@ void fill_with_bias(TensorView out, std::span<const float> bias) {
     }
 }
 
-void multiply(const Operands& op, int threads) {
-  const ThreadLimit limit(threads);
-  const ProductKey key{op.out.rows,  op.out.cols,   op.k(),           op.out.ld,
-                       op.a.ld,      op.b.ld,       op.out.dtype,     op.a.dtype,
-                       op.transpose, op.accumulate, !op.bias.empty(), threads};
+// On this thread alone.
+void multiply(const Operands& op) {
+  const ThreadLimit one(1);
+  const ProductKey key{op.out.rows,  op.out.cols,   op.k(),          op.out.ld,
+                       op.a.ld,      op.b.ld,       op.out.dtype,    op.a.dtype,
+                       op.transpose, op.accumulate, !op.bias.empty()};
   thread_local Products products;
   products.run(products.find(key), op);
 }
 
-// a^T b in pieces of k, added in their own order. The output is fp32.
-void multiply_in_pieces(const Operands& op, int threads) {
-  const std::int64_t pieces = div_ceil(op.k(), longest_reduction(op));
-  const std::int64_t rows = div_ceil(div_ceil(op.k(), pieces), 64) * 64;
-  for (std::int64_t begin = 0; begin < op.k(); begin += rows) {
-    const std::int64_t count = std::min(rows, op.k() - begin);
-    Operands piece = op;
-    piece.a = op.a.row_slice(begin, count);
-    piece.b = op.b.row_slice(begin, count);
-    piece.accumulate = op.accumulate || begin > 0;
-    if (begin > 0) piece.bias = {};
-    multiply(piece, threads);
-  }
+// `length` in pieces of nearly equal multiples of 32, at most `longest` each.
+struct Cut {
+  std::int64_t length, piece, count;
+  Cut(std::int64_t total, std::int64_t longest)
+      : length(total),
+        piece(div_ceil(div_ceil(length, div_ceil(length, longest)), 32) * 32),
+        count(div_ceil(length, piece)) {}
+  std::int64_t begin(std::int64_t i) const { return i * piece; }
+  std::int64_t size(std::int64_t i) const { return std::min(piece, length - begin(i)); }
+};
+
+Operands piece_of(const Operands& op, const Cut& rows, std::int64_t i, const Cut& cols,
+                  std::int64_t j) {
+  const auto row_part = [&](auto view) { return view.row_slice(rows.begin(i), rows.size(i)); };
+  Operands piece = op;
+  piece.out = row_part(op.out).col_slice(cols.begin(j), cols.size(j));
+  piece.a =
+      op.transpose == Transpose::a ? op.a.col_slice(rows.begin(i), rows.size(i)) : row_part(op.a);
+  piece.b = op.transpose == Transpose::b ? op.b.row_slice(cols.begin(j), cols.size(j))
+                                         : op.b.col_slice(cols.begin(j), cols.size(j));
+  if (!op.bias.empty())
+    piece.bias = op.bias.subspan(static_cast<std::size_t>(cols.begin(j)),
+                                 static_cast<std::size_t>(cols.size(j)));
+  return piece;
+}
+
+void multiply_in_pieces(const Operands& op) {
+  const Cut rows(op.out.rows, kPieceRows), cols(op.out.cols, kPieceCols);
+  parallel_for(rows.count * cols.count, [&](std::int64_t i) {
+    multiply(piece_of(op, rows, i % rows.count, cols, i / rows.count));
+  });
 }
 
 template <class To, class From>
@@ -221,15 +231,7 @@ void gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transp
     return;
   }
   if (a.dtype == DType::bf16 && !has_avx512()) return multiply_widened(op);
-  const bool splits = op.k() > longest_reduction(op);
-  const bool in_pieces = splits && out.dtype == DType::f32;
-  const bool one_thread = omp_in_parallel() || (splits && !in_pieces) ||
-                          (!has_avx512() && out.cols <= kNarrowOutputAvx2);
-  const int threads = one_thread ? 1 : omp_get_max_threads();
-  if (in_pieces)
-    multiply_in_pieces(op, threads);
-  else
-    multiply(op, threads);
+  multiply_in_pieces(op);
 }
 
 }  // namespace demist::cpu
