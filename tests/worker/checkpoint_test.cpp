@@ -174,6 +174,14 @@ TEST_F(CheckpointTest, HashIsWhatTheFormatSays) {
   EXPECT_EQ(open_any(root()).hash(), sha.hex());
 }
 
+TEST_F(CheckpointTest, ManifestIsSealedAsTheFormatSays) {
+  const std::string text = read_file(save_step(1) / "MANIFEST.json");
+  ASSERT_GT(text.size(), 44u);
+  const std::string sealed = text.substr(0, text.size() - 44), seal = text.substr(sealed.size());
+  const auto bytes = std::as_bytes(std::span<const char>(sealed.data(), sealed.size()));
+  EXPECT_EQ(seal, ",\"xxh3\":\"" + xxh3_128_hex(bytes) + "\"}\n");
+}
+
 TEST_F(CheckpointTest, FlippedByteIsFoundOnReadAndNamed) {
   const fs::path directory = save_step(1);
   const h5::Extent extent = h5::File::open(directory / "w0000.h5").extent("/t/tall/adam_m");
