@@ -30,9 +30,21 @@ bool contains(const std::vector<std::string>& words, const std::string& word) {
 
 // What stands in a run folder beside the stages' folders.
 const std::vector<std::string>& names_taken() {
-  static const std::vector<std::string> names = {
-      "corpora", "events.jsonl",  "jobs.tsv",         "lock",         "logs",
-      "ranks",   "metrics.jsonl", "recipe.textproto", "summary.json", "tokenizer.model"};
+  static const std::vector<std::string> names = {"STOP",
+                                                 "bad-nodes",
+                                                 "corpora",
+                                                 "events.jsonl",
+                                                 "jobs.tsv",
+                                                 "launch.json",
+                                                 "lock",
+                                                 "logs",
+                                                 "metrics.jsonl",
+                                                 "ranks",
+                                                 "recipe.textproto",
+                                                 "submit.lock",
+                                                 "submit.sh",
+                                                 "summary.json",
+                                                 "tokenizer.model"};
   return names;
 }
 
@@ -397,6 +409,8 @@ void check_score(ParsedRecipe& recipe, const Stage& stage) {
                  path + "decoding.length_tokens",
                  d.length_tokens() > 0 ? "is given, but length is not FIXED" : "is missing",
                  "length: FIXED and length_tokens go together");
+  if (d.length_tokens() > 0)  // between <s> and </s>, even where the prompt is empty
+    check_positions(recipe, path + "decoding.length_tokens", std::int64_t{d.length_tokens()} + 2);
   check_range(recipe, path + "samples", stage.samples(), kNotNegative);
   check_range(recipe, path + "limit", static_cast<double>(stage.limit()), kNotNegative);
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <memory>
 
 #include "core/error.hpp"
 #include "orchestrator/nearest.hpp"
@@ -59,6 +60,16 @@ std::string as_text(const pb::FieldDescriptor* field, const std::string& value) 
   const bool quoted = value.size() >= 2 && value.front() == '"' && value.back() == '"';
   if (field->cpp_type() != pb::FieldDescriptor::CPPTYPE_STRING || quoted) return value;
   return '"' + pb::CEscape(value) + '"';
+}
+
+// A value is spliced into protobuf text: "64 heads: 2" would set another field too.
+void require_only(const pb::Message& given, const pb::FieldDescriptor* field,
+                  const std::string& prefix) {
+  std::vector<const pb::FieldDescriptor*> present;
+  given.GetReflection()->ListFields(given, &present);
+  for (const pb::FieldDescriptor* other : present)
+    if (other != field)
+      throw ConfigError(prefix + "sets " + other->name() + " too; give it a --set of its own");
 }
 
 }  // namespace
@@ -118,8 +129,11 @@ void ParsedRecipe::set(const std::string& assignment) {
   std::string text;
   for (const std::string& one : values)
     text += place.field->name() + ": " + as_text(place.field, one) + "\n";
-  const std::string problem = merge_text(text, kManual, *place.parent);
+  const std::unique_ptr<pb::Message> given(place.parent->New());
+  const std::string problem = merge_text(text, kManual, *given);
   if (!problem.empty()) throw ConfigError(prefix + problem);
+  require_only(*given, place.field, prefix);
+  place.parent->MergeFrom(*given);
   overridden_.insert(path);
 }
 

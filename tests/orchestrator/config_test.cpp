@@ -175,7 +175,8 @@ TEST(Config, NumbersBelowZeroAreRefused) {
 
 TEST(Config, NoStageTakesTheNameOfAFileOfTheRun) {
   for (const char* name : {"lock", "recipe.textproto", "tokenizer.model", "metrics.jsonl",
-                           "events.jsonl", "summary.json", "jobs.tsv", "logs", "ranks", "corpora"})
+                           "events.jsonl", "summary.json", "jobs.tsv", "logs", "ranks", "corpora",
+                           "STOP", "bad-nodes", "launch.json", "submit.lock", "submit.sh"})
     EXPECT_HAS(error_of(kRecipe, {std::string("stages.score.name=") + name}),
                "is a name that every run folder uses");
 }
@@ -185,6 +186,13 @@ TEST(Config, ScoredPairsMustFitTheModel) {
                           "tasks { name: \"short\" file: \"t.tsv\" max_length: 8 }\n",
                       {"tasks.t.max_length=300"}),
              "tasks.t.max_length: 300 tokens need model.positions >= 302");
+}
+
+TEST(Config, FixedAnswersMustFitTheModel) {
+  const std::string fixed = "stages.score.decoding.length=FIXED";
+  EXPECT_HAS(error_of(kRecipe, {fixed, "stages.score.decoding.length_tokens=127"}),
+             "length_tokens: 129 tokens need model.positions >= 131");
+  EXPECT_EQ(error_of(kRecipe, {fixed, "stages.score.decoding.length_tokens=126"}), "no error");
 }
 
 TEST(Config, TensorParallelMustDivide) {
@@ -226,6 +234,8 @@ TEST(Config, SetRefusesWhatItDoesNotKnow) {
   EXPECT_HAS(error_of(kRecipe, {"model.hidden.x=1"}), "is a value");
   EXPECT_HAS(error_of(kRecipe, {"model.hidden=wide"}), "--set model.hidden=wide");
   EXPECT_HAS(error_of(kRecipe, {"precision=FP8"}), "use one of BF16, FP32");
+  EXPECT_HAS(error_of(kRecipe, {"model.hidden=64 heads: 2"}), "sets heads too");
+  EXPECT_HAS(error_of(kRecipe, {"name=\"a\" run_dir: \"b\""}), "sets run_dir too");
 }
 
 TEST(Config, HashIgnoresWhatChangesNoResult) {
