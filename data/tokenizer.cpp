@@ -205,8 +205,8 @@ TokenizerTrainingSummary train_tokenizer(const TokenizerTraining& training, cons
   if (fs::is_directory(model) || !fs::is_directory(folder))
     throw ConfigError(model.string() + ": cannot be written; name a file in an existing folder");
   for (const fs::path& path : training.inputs)
-    if (path == "-")
-      throw ConfigError("a tokenizer reads its text twice: give files, not standard input");
+    if (path == "-" || fs::is_fifo(path) || fs::is_character_file(path))
+      throw ConfigError(path.string() + ": a tokenizer reads its text twice; give files, no pipes");
   TokenizerTrainingSummary summary = for_each_sentence(training, [](const std::string&) {});
   warn_of_skips(summary);
   if (summary.bytes == 0)

@@ -2,13 +2,12 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iostream>
 
 #include "core/error.hpp"
 #include "core/log.hpp"
+#include "data/reader.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/commands/decoding_options.hpp"
 #include "orchestrator/generation.hpp"
@@ -20,10 +19,6 @@ namespace {
 
 using PromptSink = std::function<void(const std::string& prompt)>;
 
-void each_line(std::istream& in, const PromptSink& sink) {
-  for (std::string line; std::getline(in, line);) sink(line);
-}
-
 bool reads_stdin(const Options& options) {
   const auto file = options.find("file");
   return file ? *file == "-" : options.positionals().size() == 1;
@@ -31,12 +26,11 @@ bool reads_stdin(const Options& options) {
 
 void each_prompt(const Options& options, const PromptSink& sink) {
   for (std::size_t i = 1; i < options.positionals().size(); ++i) sink(options.positionals()[i]);
-  if (reads_stdin(options)) return each_line(std::cin, sink);
-  if (const auto file = options.find("file")) {
-    std::ifstream in(*file);
-    if (!in || std::filesystem::is_directory(*file))
-      throw DataError(*file + ": cannot be read; name a text file, a prompt a line");
-    each_line(in, sink);
+  std::string line;
+  if (reads_stdin(options)) {  // perhaps somebody types: answers may not wait for a full buffer
+    while (std::getline(std::cin, line)) sink(line);
+  } else if (const auto file = options.find("file")) {
+    for (data::LineReader reader(*file); reader.next(line);) sink(line);
   }
 }
 
@@ -73,6 +67,9 @@ class Answers {
       : generator_(generator), sampler_(sampler), length_(length), group_(group) {}
 
   void add(const std::string& prompt, const generate::StepObserver& observe) {
+    if (!data::is_valid_utf8(prompt))
+      throw DataError("prompt " + std::to_string(next_id_ + 1) +
+                      " is not valid UTF-8; convert it, or name a text file");
     pending_.push_back({generator_.tokenizer().encode(prompt), length_, next_id_++});
     const std::size_t tokens = pending_.back().prompt.size();
     const std::int32_t room = generator_.longest_response(tokens);
@@ -113,7 +110,7 @@ int generate(const Arguments& arguments, const mpi::Comm&) {
       "line; answers go to standard output, one a line.");
   options.positional("MODEL")
       .rest("PROMPT", 0)
-      .value("file", "FILE", "prompts, one a line; \"-\" is standard input")
+      .value("file", "FILE", "prompts, one a line, gzip and zstd too; \"-\" is standard input")
       .value("length", "N", "tokens of an answer; default: 32")
       .flag("show-steps", "draw the denoising of each answer on standard error");
   add_decoding_options(options);

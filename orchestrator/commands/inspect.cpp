@@ -108,9 +108,14 @@ int inspect(const Arguments& arguments, const mpi::Comm&) {
       .list("set", "PATH=VALUE", "with --memory: override a field of the recipe");
   if (!options.parse(arguments)) return 0;
   if (options.has("memory")) {
+    refuse_flags(options, {"hash", "tensors", "verify"}, "--memory asks about a recipe");
     show_memory(options.positionals().front(), options);
     return 0;
   }
+  for (const char* option : {"vocab", "set"})
+    if (options.has(option))
+      throw ConfigError(std::string("--") + option +
+                        " needs --memory: it changes a recipe, not what lies in a file");
   fs::path path = options.positionals().front();
   if (!fs::exists(path)) throw ConfigError(path.string() + " does not exist");
   if (path.filename() == "corpus.json") path = fs::absolute(path).parent_path();

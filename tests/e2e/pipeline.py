@@ -4,6 +4,7 @@
 
 usage: pipeline.py DEMIST CONFIGS
 """
+import gzip
 import json
 import pathlib
 import subprocess
@@ -66,6 +67,13 @@ def generate(demist, folder):
     expect(both.count("\n") == 2, both)
     one = demist("generate", folder, "--length", 6, "--steps", 3, text="send money\n").stdout
     expect(both.endswith(one), f"an answer depends on its company:\n{both}\n{one}")
+    prompts = folder.parent / "prompts.gz"
+    prompts.write_bytes(gzip.compress(b"\xef\xbb\xbfarrived safe\r\nsend money\n"))
+    of_file = demist("generate", folder, "--file", prompts, "--length", 6, "--steps", 3).stdout
+    expect(of_file == both, f"a compressed file is read as something else:\n{of_file}")
+    prompts.write_bytes(b"send money\n\xff\xfe\n")
+    refused = demist("generate", folder, "--file", prompts, "--length", 6, code=3).stderr
+    expect("prompt 2 is not valid UTF-8" in refused, refused)
     shown = demist("generate", folder, "send money", "--length", 6, "--steps", 3, "--show-steps")
     drawn = shown.stderr.strip("\n").split("\n")
     expect(len(drawn) == 3 and [line.split()[0] for line in drawn] == ["1", "2", "3"], shown.stderr)

@@ -112,6 +112,8 @@ TEST_F(CommandsOnFiles, WrongKindsOfFilesAreNamed) {
   says(refusal({"tokenizer", "encode", folder_.path(), "x"}, ExitCode::data), "is a folder");
   says(refusal({"tokenizer", "train", text_, "--output", "/no/such/x"}, ExitCode::usage),
        "existing folder");
+  says(refusal({"tokenizer", "train", "/dev/null", "--output", text_ + "2"}, ExitCode::usage),
+       "/dev/null: a tokenizer reads its text twice");
   says(refusal({"tokenizer", "train", text_, "--output", text_ + "2", "--pieces", "9999"},
                ExitCode::data),
        "lines: Vocabulary size too high");
@@ -137,6 +139,11 @@ TEST_F(CommandsOnFiles, OptionsWithoutAnEffectAreRefused) {
        "no meaning for text");
   says(refusal({"corpus", "show", corpus_, "--documents", "2"}, ExitCode::usage),
        "needs --tokenizer");
+  const std::string tiny = std::string(DEMIST_SOURCE_DIR) + "/configs/tiny.textproto";
+  says(refusal({"inspect", model_, "--vocab", "9"}, ExitCode::usage), "--vocab needs --memory");
+  says(refusal({"inspect", model_, "--set", "seed=2"}, ExitCode::usage), "--set needs --memory");
+  for (const char* flag : {"--hash", "--tensors", "--verify"})
+    says(refusal({"inspect", tiny, "--memory", flag}, ExitCode::usage), "--memory asks");
   says(refusal({"tokenizer", "train", text_, "--output", ""}, ExitCode::usage),
        "--output is empty");
 }
