@@ -13,18 +13,19 @@ Shard open_listed(const fs::path& folder, const Manifest& manifest, const Manife
                   ShardIo io) {
   const fs::path path = folder / entry.file;
   const auto refuse = [&](const std::string& what) {
-    throw DataError(path.string() + ": " + what + " the manifest's; restore the file, or delete " +
+    throw DataError(path.string() + ": " + what + "; restore the file, or delete " +
                     folder.string() + " and build the corpus again");
   };
+  if (!fs::exists(path)) refuse("is missing, and the manifest lists it");
   Shard shard(path, io);
   const ShardHeader& header = shard.header();
   if (header.tokenizer_hash != manifest.tokenizer_hash || header.vocab_size != manifest.vocab_size)
-    refuse("made with another tokenizer than");
-  if (header.languages != manifest.languages) refuse("its languages differ from");
+    refuse("made with another tokenizer than the manifest's");
+  if (header.languages != manifest.languages) refuse("its languages differ from the manifest's");
   if (fs::file_size(path) != entry.bytes || header.n_tokens != entry.tokens ||
       header.n_documents != entry.documents)
-    refuse("its size differs from");
-  if (shard.hash() != entry.hash) refuse("its content's hash differs from");
+    refuse("its size differs from the manifest's");
+  if (shard.hash() != entry.hash) refuse("its content's hash differs from the manifest's");
   return shard;
 }
 
