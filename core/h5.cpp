@@ -283,7 +283,8 @@ Space select(hid_t dataset, std::uint64_t start, std::uint64_t count) {
   Space space(H5Dget_space(dataset));
   const hsize_t offset = start, size = count;
   const hssize_t total = H5Sget_simple_extent_npoints(space.get());
-  if (total < 0 || start + count > static_cast<std::uint64_t>(total))
+  if (H5Sget_simple_extent_ndims(space.get()) != 1 || total < 0 ||
+      start + count > static_cast<std::uint64_t>(total))
     throw InternalError("h5: selection outside the dataset");
   H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &offset, nullptr, &size, nullptr);
   return space;
@@ -337,6 +338,8 @@ Extent File::extent(const std::string& name) const {
   const Dataset dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT));
   if (!dataset.valid()) fail(path_, name, "open dataset");
   const Space space(H5Dget_space(dataset.get()));
+  if (H5Sget_simple_extent_ndims(space.get()) != 1)
+    throw DataError(path_.string() + ": '" + name + "' is not a one-dimensional list of values");
   Extent extent;
   extent.count = static_cast<std::uint64_t>(H5Sget_simple_extent_npoints(space.get()));
   extent.bytes = H5Dget_storage_size(dataset.get());
@@ -380,15 +383,30 @@ void File::set_attribute(const std::string& on, const std::string& name, std::ui
     fail(path_, on + "@" + name, "write attribute");
 }
 
+namespace {
+// An attribute with one value: H5Aread writes as many as there are.
+Attribute open_attribute(hid_t file, const std::filesystem::path& path, const std::string& on,
+                         const std::string& name) {
+  Attribute attribute(H5Aopen_by_name(file, on.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!attribute.valid()) fail(path, on + "@" + name, "open attribute");
+  const Space space(H5Aget_space(attribute.get()));
+  const hssize_t count = H5Sget_simple_extent_npoints(space.get());
+  if (count != 1)
+    throw DataError(path.string() + ": attribute '" + on + "@" + name + "' has " +
+                    std::to_string(count) + " values, not one");
+  return attribute;
+}
+}  // namespace
+
 std::string File::string_attribute(const std::string& on, const std::string& name) const {
   const Library library;
-  const Attribute attribute(
-      H5Aopen_by_name(id_, on.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT));
-  if (!attribute.valid()) fail(path_, on + "@" + name, "open attribute");
+  const Attribute attribute = open_attribute(id_, path_, on, name);
   const DataType type(H5Aget_type(attribute.get()));
+  if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0)
+    throw DataError(path_.string() + ": attribute '" + on + "@" + name +
+                    "' is not a string of fixed length");
   std::string value(H5Tget_size(type.get()), '\0');
-  if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0 ||
-      H5Aread(attribute.get(), type.get(), value.data()) < 0)
+  if (H5Aread(attribute.get(), type.get(), value.data()) < 0)
     fail(path_, on + "@" + name, "read string attribute");
   value.resize(value.find_last_not_of('\0') + 1);
   return value;
@@ -396,10 +414,9 @@ std::string File::string_attribute(const std::string& on, const std::string& nam
 
 std::uint64_t File::uint_attribute(const std::string& on, const std::string& name) const {
   const Library library;
-  const Attribute attribute(
-      H5Aopen_by_name(id_, on.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+  const Attribute attribute = open_attribute(id_, path_, on, name);
   std::uint64_t value = 0;
-  if (!attribute.valid() || H5Aread(attribute.get(), H5T_NATIVE_UINT64, &value) < 0)
+  if (H5Aread(attribute.get(), H5T_NATIVE_UINT64, &value) < 0)
     fail(path_, on + "@" + name, "read attribute");
   return value;
 }

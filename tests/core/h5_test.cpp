@@ -2,6 +2,7 @@
 #include "core/h5.hpp"
 
 #include <gtest/gtest.h>
+#include <hdf5.h>
 
 #include <algorithm>
 #include <cstring>
@@ -84,6 +85,37 @@ TEST_F(H5Test, NamesTheMissingFileAndDataset) {
   }
   auto file = h5::File::create(path_);
   EXPECT_THROW(file.read_all<float>("nothing"), DataError);
+}
+
+// Reading them as one value or one list would write and read past our variables.
+TEST_F(H5Test, RefusesForeignShapes) {
+  const hid_t raw = H5Fcreate(path_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const hsize_t shape[] = {8, 8};
+  const hid_t list = H5Screate_simple(1, shape, nullptr), null = H5Screate(H5S_NULL),
+              matrix = H5Screate_simple(2, shape, nullptr), scalar = H5Screate(H5S_SCALAR);
+  const hid_t variable = H5Tcopy(H5T_C_S1);
+  H5Tset_size(variable, H5T_VARIABLE);
+  const auto attribute = [&](const char* name, hid_t type, hid_t space) {
+    H5Aclose(H5Acreate2(raw, name, type, space, H5P_DEFAULT, H5P_DEFAULT));
+  };
+  attribute("numbers", H5T_STD_U64LE, list);
+  attribute("texts", H5T_C_S1, list);
+  attribute("nothing", H5T_STD_U64LE, null);
+  attribute("variable", variable, scalar);
+  for (const auto& [name, space] :
+       {std::pair{"matrix", matrix}, {"scalar", scalar}, {"null", null}})
+    H5Dclose(H5Dcreate2(raw, name, H5T_STD_U64LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+  for (const hid_t space : {list, null, matrix, scalar}) H5Sclose(space);
+  H5Tclose(variable);
+  H5Fclose(raw);
+
+  const auto file = h5::File::open(path_);
+  EXPECT_THROW(file.uint_attribute("/", "numbers"), DataError);
+  EXPECT_THROW(file.uint_attribute("/", "nothing"), DataError);
+  for (const char* name : {"texts", "numbers", "nothing", "variable"})
+    EXPECT_THROW(file.string_attribute("/", name), DataError) << name;
+  for (const char* name : {"matrix", "scalar", "null"})
+    EXPECT_THROW(file.read_all<std::uint64_t>(name), DataError) << name;
 }
 
 }  // namespace
