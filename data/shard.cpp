@@ -148,6 +148,11 @@ void require_consistent(const fs::path& path, const ShardHeader& header, const M
   if (std::ranges::any_of(metadata.document_language,
                           [&](std::uint8_t language) { return language >= languages; }))
     damaged(path, "/doc_lang names a language that is not in the list");
+  std::vector<std::uint64_t> counts(languages);
+  for (std::size_t d = 0; d < documents; ++d)
+    counts[metadata.document_language[d]] += offsets[d + 1] - offsets[d];
+  if (counts != metadata.language_tokens)
+    damaged(path, "/language_tokens differs from the sums over the documents");
   const std::size_t sources = metadata.document_source.size();
   if (sources != 0 && sources != documents) damaged(path, "/doc_source has the wrong length");
 }

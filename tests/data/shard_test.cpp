@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <cstdio>
+#include <fstream>
 #include <sstream>
 #include <thread>
 
+#include "core/checksum.hpp"
 #include "core/h5.hpp"
 #include "tests/data/text_fixture.hpp"
 
@@ -209,6 +212,21 @@ TEST_P(ShardTest, ContentMustBeSound) {
   content = content_for(vocab_size(), 3);
   content.document_language[0] = 2;
   EXPECT_THROW(write(content), InternalError);
+}
+
+// As another writer's mistake would have it: every checksum is right.
+TEST_P(ShardTest, TokensOfALanguageMustBeThoseOfItsDocuments) {
+  write(content_for(vocab_size(), 3));
+  const std::uint64_t counts = offset_of("/language_tokens"), checksums = offset_of("/meta_xxh3");
+  std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+  const std::array<std::uint64_t, 2> wrong{1, 1};
+  const std::uint64_t checksum = xxh3_64(std::as_bytes(std::span(wrong)));
+  file.seekp(static_cast<std::streamoff>(counts));
+  file.write(reinterpret_cast<const char*>(wrong.data()), sizeof wrong);
+  file.seekp(static_cast<std::streamoff>(checksums + 3 * sizeof checksum));  // of kMetaNames
+  file.write(reinterpret_cast<const char*>(&checksum), sizeof checksum);
+  file.close();
+  EXPECT_NE(test::message_of([&] { open(); }).find("/language_tokens differs"), std::string::npos);
 }
 
 TEST_P(ShardTest, DocumentsMustEndWithTheEndToken) {
