@@ -15,6 +15,7 @@
 #include "worker/checkpoint/data_file.hpp"
 #include "worker/checkpoint/describe.hpp"
 #include "worker/checkpoint/layout.hpp"
+#include "worker/checkpoint/manifest.hpp"
 
 namespace demist::checkpoint {
 namespace {
@@ -287,6 +288,15 @@ TEST_F(CheckpointTest, HostileManifestsAreRefused) {
   }
   edit_manifest(directory, [](json&) {});
   EXPECT_EQ(failure(directory), "nothing wrong");
+}
+
+TEST(CheckpointManifest, DeepAndBrokenTextsAreRefused) {
+  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+  const std::string body = R"({"format":"demist.ckpt/1","meta":{"step":)" + deep + "}";
+  const std::string sealed = body + ",\"xxh3\":\"" + xxh3_128_hex(bytes_of(body)) + "\"}\n";
+  EXPECT_THROW(parse_manifest(sealed, "manifest"), CheckpointError);
+  for (const std::string text : {R"({"name":)", R"({"name":1,"bytes":2,"blocks":[]})", "[]"})
+    EXPECT_THROW(parse_part(text), CheckpointError) << text;
 }
 
 TEST_F(CheckpointTest, LatestFallsBackToTheNewestGoodOne) {

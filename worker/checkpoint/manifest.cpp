@@ -41,8 +41,10 @@ std::int64_t integer(const json& value, std::int64_t most, const char* what) {
       (value.is_number_unsigned() &&
        value.get<std::uint64_t>() > static_cast<std::uint64_t>(most)) ||
       value.get<std::int64_t>() < 0 || value.get<std::int64_t>() > most)
-    throw CheckpointError(std::string(what) + " " + value.dump() + " is outside [0, " +
-                          std::to_string(most) + "]");
+    throw CheckpointError(std::string(what) + " " +
+                          // Only a number is sure to be short: dump() of nested lists recurses.
+                          (value.is_number() ? value.dump() : value.type_name()) +
+                          " is not an integer in [0, " + std::to_string(most) + "]");
   return value.get<std::int64_t>();
 }
 
@@ -181,6 +183,18 @@ Manifest manifest_from(const json& value) {
   return manifest;
 }
 
+// Says where the text of an error stood.
+template <class Read>
+auto errors_from(const std::string& where, const Read& read) {
+  try {
+    return read();
+  } catch (const json::exception& error) {
+    throw CheckpointError(where + ": " + error.what());
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(where + ": " + error.what());
+  }
+}
+
 }  // namespace
 
 const char* name_of(Kind kind) {
@@ -214,13 +228,7 @@ std::string to_text(const Manifest& manifest) {
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& where) {
-  try {
-    return manifest_from(json::parse(unsealed(text)));
-  } catch (const json::exception& error) {
-    throw CheckpointError(where + ": " + error.what());
-  } catch (const CheckpointError& error) {
-    throw CheckpointError(where + ": " + error.what());
-  }
+  return errors_from(where, [&] { return manifest_from(json::parse(unsealed(text))); });
 }
 
 std::string to_text(const Part& part) {
@@ -233,10 +241,12 @@ std::string to_text(const Part& part) {
 
 Part parse_part(const std::string& text) {
   if (text.empty()) return {};
-  const json value = json::parse(text);
-  Part part{.file = file_from(value), .blocks = {}};
-  for (const json& block : value.at("blocks")) part.blocks.push_back(block_from(block));
-  return part;
+  return errors_from("a rank's part of a checkpoint", [&] {
+    const json value = json::parse(text);
+    Part part{.file = file_from(value), .blocks = {}};
+    for (const json& block : value.at("blocks")) part.blocks.push_back(block_from(block));
+    return part;
+  });
 }
 
 void check_complete(const Manifest& manifest, const std::string& where) {

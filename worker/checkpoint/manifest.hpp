@@ -45,7 +45,7 @@ struct Part {
   std::vector<Block> blocks;
 };
 std::string to_text(const Part& part);
-Part parse_part(const std::string& text);
+Part parse_part(const std::string& text);  // throws CheckpointError
 
 // Throws CheckpointError unless each kind that occurs covers every tensor exactly once.
 void check_complete(const Manifest& manifest, const std::string& where);
