@@ -28,6 +28,25 @@ static_assert(sizeof(ReportFrame) == ReportFrame::kBytes);
 
 int count_of(std::size_t bytes) { return static_cast<int>(bytes); }
 
+// What no rank of this binary sends.
+void require(bool known, const char* what) {
+  if (!known) throw EnvironmentError(std::string(what) + "; do all ranks run one binary?");
+}
+
+// `number` as a value of Enum, whose last one is `last`.
+template <class Enum>
+Enum enum_from(std::int32_t number, Enum last, const char* what) {
+  require(number >= 0 && number <= static_cast<std::int32_t>(last), what);
+  return static_cast<Enum>(number);
+}
+
+StepPlan plan_from(const control::StepPlan& wire) {
+  StepPlan plan{wire.step(), {wire.owner().begin(), wire.owner().end()}, wire.check()};
+  require(std::ranges::all_of(plan.owner, [](std::int32_t group) { return group >= 0; }),
+          "rank 0 planned a step with an impossible owner");
+  return plan;
+}
+
 }  // namespace
 
 std::string encode(const ControlMessage& message) {
@@ -55,19 +74,18 @@ std::string encode(const ControlMessage& message) {
 
 ControlMessage decode_message(const std::string& bytes) {
   control::ControlMessage wire;
-  if (!wire.ParseFromString(bytes))
-    throw EnvironmentError("control message of rank 0 is damaged; do all ranks run one binary?");
+  require(wire.ParseFromString(bytes), "control message of rank 0 is damaged");
   switch (wire.kind_case()) {
     case control::ControlMessage::kStep:
-      return StepPlan{wire.step().step(),
-                      {wire.step().owner().begin(), wire.step().owner().end()},
-                      wire.step().check()};
+      return plan_from(wire.step());
     case control::ControlMessage::kSave:
       return Save{wire.save().step()};
     case control::ControlMessage::kEvaluate:
       return Evaluate{wire.evaluate().step()};
     case control::ControlMessage::kStop:
-      return Stop{static_cast<Stop::Reason>(wire.stop().reason()), wire.stop().step()};
+      return Stop{enum_from(wire.stop().reason(), Stop::Reason::not_finite,
+                            "rank 0 sent a Stop of unknown reason"),
+                  wire.stop().step()};
     case control::ControlMessage::kRollback:
       return Rollback{wire.rollback().step(), wire.rollback().data_steps()};
     case control::ControlMessage::kSettle:
@@ -97,15 +115,15 @@ std::string encode(const RankReport& report) {
 
 RankReport decode_report(const std::string& bytes) {
   control::StepReport wire;
-  if (!wire.ParseFromString(bytes))
-    throw EnvironmentError("a rank's report is damaged; do all ranks run one binary?");
+  require(wire.ParseFromString(bytes), "a rank's report is damaged");
   RankReport report;
   report.step.step = wire.step();
   report.step.loss = wire.loss();
   report.step.grad_norm = wire.grad_norm();
   report.step.lr = wire.lr();
   report.step.tokens = wire.tokens();
-  report.step.verdict = static_cast<StepVerdict>(wire.verdict());
+  report.step.verdict =
+      enum_from(wire.verdict(), StepVerdict::corrupt, "a rank's report has an unknown verdict");
   report.step.rescaled = wire.rescaled();
   report.step.compute_seconds = wire.compute_seconds();
   report.stop_requested = wire.stop_requested();

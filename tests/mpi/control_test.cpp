@@ -75,6 +75,17 @@ TEST(ControlChannel, DamagedBytesAreRefused) {
   EXPECT_THROW(decode_report("\xff"), EnvironmentError);
 }
 
+// Well-formed, but nothing that this binary sends.
+TEST(ControlChannel, UnknownValuesAreRefused) {
+  for (const int reason : {-1, 3})
+    EXPECT_THROW(decode_message(encode(Stop{static_cast<Stop::Reason>(reason), 8})),
+                 EnvironmentError);
+  EXPECT_THROW(decode_message(encode(StepPlan{7, {0, -1}, false})), EnvironmentError);
+  RankReport report;
+  report.step.verdict = static_cast<StepVerdict>(5);
+  EXPECT_THROW(decode_report(encode(report)), EnvironmentError);
+}
+
 // The pipeline of docs/protocol.md with an empty step: all ranks see the same messages, and a stop
 // asked for by one rank ends all of them after a save.
 TEST(ControlChannel, DrivesAllRanksToTheSameEnd) {
