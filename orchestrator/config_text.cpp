@@ -3,7 +3,8 @@
 
 #include <google/protobuf/io/tokenizer.h>
 
-#include <regex>
+#include <optional>
+#include <utility>
 
 #include "core/error.hpp"
 #include "orchestrator/nearest.hpp"
@@ -38,26 +39,35 @@ const pb::EnumDescriptor* find_enum_of_field(const pb::Descriptor* type, const s
   return nullptr;
 }
 
+// The two words that protobuf quotes in a message of the form <before>word"<between>word". Not with
+// std::regex: it recurses once a character, and a long word would end the program.
+std::optional<std::pair<std::string, std::string>> quoted(std::string_view text,
+                                                          std::string_view before,
+                                                          std::string_view between) {
+  const std::size_t at = text.find(before);
+  if (at == std::string_view::npos) return std::nullopt;
+  const std::size_t first = at + before.size(), middle = text.find(between, first);
+  if (middle == std::string_view::npos) return std::nullopt;
+  const std::size_t second = middle + between.size();
+  return std::pair(std::string(text.substr(first, middle - first)),
+                   std::string(text.substr(second, text.find('"', second) - second)));
+}
+
 // Protobuf's message in our words, with the nearest known name as the remedy.
 std::string explain(const std::string& text, const std::string& manual,
                     const pb::Descriptor* root) {
-  static const std::regex unknown_field(
-      "Message type \"([^\"]+)\" has no field named \"([^\"]+)\"");
-  static const std::regex unknown_value(
-      "Unknown enumeration value of \"([^\"]+)\" for field "
-      "\"([^\"]+)\"");
-  std::smatch match;
-  if (std::regex_search(text, match, unknown_field)) {
-    const pb::Descriptor* type = find_message(match[1]);
-    const std::string name = match[2];
+  if (const auto words = quoted(text, "Message type \"", "\" has no field named \"")) {
+    const auto& [type_name, name] = *words;
+    const pb::Descriptor* type = find_message(type_name);
     std::string remedy = did_you_mean(name, names(type));
     if (remedy.empty()) remedy = "; " + type->name() + " has: " + join(names(type), ", ");
     return name + ": unknown field of " + type->name() + remedy;
   }
-  if (std::regex_search(text, match, unknown_value)) {
-    const auto* type = find_enum_of_field(root, match[2]);
+  if (const auto words = quoted(text, "Unknown enumeration value of \"", "\" for field \"")) {
+    const auto& [value, field] = *words;
+    const auto* type = find_enum_of_field(root, field);
     std::string known = type == nullptr ? "" : "; use one of " + join(names(type), ", ");
-    return match[2].str() + ": unknown value \"" + match[1].str() + "\"" + known;
+    return field + ": unknown value \"" + value + "\"" + known;
   }
   return text + "; see " + manual + " for the fields";
 }

@@ -98,7 +98,9 @@ std::vector<NodeFailure> failures_in(const std::string& srun_messages) {
   std::vector<NodeFailure> found;
   std::istringstream lines(srun_messages);
   std::smatch match;
+  constexpr std::size_t longest = 1000;  // std::regex recurses once a character
   for (std::string line; std::getline(lines, line);) {
+    if (line.size() > longest) line.resize(longest);
     if (std::regex_search(line, match, launch))
       found.push_back({match[1], match[2], true});
     else if (std::regex_search(line, match, lost))

@@ -125,6 +125,15 @@ TEST(Config, UnknownValueListsChoices) {
   EXPECT_HAS(error, "unknown value \"FLAT\"; use one of LINEAR, COSINE, CONSTANT, INVERSE_SQRT");
 }
 
+// As long as a file may be: nothing recurses once a character.
+TEST(Config, LongWordsAreRefusedAsShortOnesAre) {
+  const std::string word(500000, 'a');
+  EXPECT_HAS(error_of(with("name: \"r\"", "name: \"" + word + " b\"")), "cannot name a folder");
+  EXPECT_HAS(error_of(with("  steps: 100", word + ": 100")), word + ": unknown field of Stage");
+  EXPECT_HAS(error_of(with("CONSTANT", word)), "unknown value \"" + word + "\"; use one of LINEAR");
+  EXPECT_EQ(parse(with("name: \"r\"", "name: \"" + word + "\"")).name, word);
+}
+
 TEST(Config, SyntaxErrorHasALine) {
   EXPECT_HAS(error_of(with("layers: 2", "layers: two")), "dir/r.textproto:5:");
 }

@@ -226,6 +226,13 @@ TEST(Allocation, ADrainedNodeHasNotFailed) {
     EXPECT_FALSE(has_failed(state)) << state;
 }
 
+TEST(Allocation, LongWordsOfSrunAreCut) {
+  const auto failures =
+      failures_in("srun: error: node3: task 2: " + std::string(500000, 'x') + "\n");
+  ASSERT_EQ(failures.size(), 1U);
+  EXPECT_EQ(failures[0].node, "node3");
+}
+
 TEST(Allocation, SrunsWordsNameTheNodes) {
   const auto failures = failures_in(
       "step 12 loss 3\n"
