@@ -22,13 +22,20 @@ enum class ExitCode : int {
   killed = 130,     // stopped at once by a second Ctrl-C: goes on from the last checkpoint
 };
 
-// what() is one line: what is wrong, where, and what to do.
+// what() is one line: what is wrong, where, and what to do. A name or a text that went into it may
+// hold a newline, or an escape sequence for the terminal: control characters become blanks.
 class Error : public std::runtime_error {
  public:
-  Error(ExitCode code, const std::string& what) : std::runtime_error(what), code_(code) {}
+  Error(ExitCode code, const std::string& what) : std::runtime_error(one_line(what)), code_(code) {}
   ExitCode code() const noexcept { return code_; }
 
  private:
+  static std::string one_line(std::string text) {
+    for (char& c : text)
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+    return text;
+  }
+
   ExitCode code_;
 };
 
