@@ -199,8 +199,8 @@ void read_documents(LineReader& reader, const DocumentFormat& format, SkipCounts
 
 void read_documents(const std::filesystem::path& path, ByteRange range,
                     const DocumentFormat& format, SkipCounts& skipped, const DocumentSink& sink) {
-  constexpr std::uint64_t lead = 3;
-  const std::uint64_t start = range.begin > lead ? range.begin - lead : 0;
+  constexpr std::uint64_t lead = 3, mark = 3;  // a part of a byte order mark would be text
+  const std::uint64_t start = range.begin >= lead + mark ? range.begin - lead : 0;
   LineReader reader(path, start);
   Gate gate(reader, skipped, sink);
   if (format.format == TextFormat::plain)

@@ -163,9 +163,11 @@ TEST_F(ReaderTest, RangesOwnTheDocumentsThatBeginInThem) {
   const std::string plain =
       "\xEF\xBB\xBF"
       "a\nb\n\n\nccc\n\r\ndd\r\nee\r\n\r\n\n\nf\n\ng";
+  const std::string after_a_mark = "\xEF\xBB\xBF\na\n\nb\n\nc";
   const std::string json = "{\"text\":\"a\"}\n\n{\"text\":\"b\"}\r\n{\"text\":\"c\"}";
   for (const auto& [content, format] :
-       {std::pair{plain, TextFormat::plain}, std::pair{json, TextFormat::jsonl}}) {
+       {std::pair{plain, TextFormat::plain}, std::pair{after_a_mark, TextFormat::plain},
+        std::pair{json, TextFormat::jsonl}}) {
     const Strings whole = documents_of(content, {format, "text"});
     ASSERT_GE(whole.size(), 3u);
     for (std::uint64_t width = 1; width <= content.size(); ++width) {
