@@ -16,6 +16,12 @@ if(DEMIST_SANITIZE)
   target_compile_definitions(demist_options INTERFACE _GLIBCXX_ASSERTIONS)  # bounds of [] as well
   target_link_options(demist_options INTERFACE -fsanitize=address,undefined)
 endif()
+if(DEMIST_FUZZ)
+  target_compile_options(demist_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined
+                                                 -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_compile_definitions(demist_options INTERFACE _GLIBCXX_ASSERTIONS)
+  target_link_options(demist_options INTERFACE -fsanitize=address,undefined)
+endif()
 
 # demist_library(core LINK ...): every .cpp of the folder tree becomes demist_<name>.
 function(demist_library name)

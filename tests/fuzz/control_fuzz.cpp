@@ -1,0 +1,29 @@
+// Messages of rank 0 and reports of ranks.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "orchestrator/control_channel.hpp"
+#include "tests/fuzz/fuzz.hpp"
+
+using namespace demist;
+
+int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const std::string bytes = fuzz::Input(data, size).rest();
+  fuzz::accepts<EnvironmentError>([&] {
+    const ControlMessage message = decode_message(bytes);
+    if (const auto* stop = std::get_if<Stop>(&message))
+      fuzz::expect(stop->reason <= Stop::Reason::not_finite, "a reason to stop is a known one");
+    if (const auto* plan = std::get_if<StepPlan>(&message))
+      fuzz::expect(std::ranges::all_of(plan->owner, [](std::int32_t group) { return group >= 0; }),
+                   "an owner is a group");
+    const std::string wire = encode(message);
+    fuzz::expect(encode(decode_message(wire)) == wire, "a message is read as written");
+  });
+  fuzz::accepts<EnvironmentError>([&] {
+    const RankReport report = decode_report(bytes);
+    fuzz::expect(report.step.verdict <= StepVerdict::corrupt, "a verdict is a known one");
+    const std::string wire = encode(report);
+    fuzz::expect(encode(decode_report(wire)) == wire, "a report is read as written");
+  });
+  return 0;
+}

@@ -1,0 +1,177 @@
+// Writes <folder>/<target>/...: inputs to begin with, made by the project's own writers, and
+// <folder>/<target>.dict, the words of a format.
+// SPDX-License-Identifier: Apache-2.0
+#include <zlib.h>
+#include <zstd.h>
+
+#include <fstream>
+
+#include "configs/recipe.pb.h"
+#include "core/file.hpp"
+#include "orchestrator/config_text.hpp"
+#include "orchestrator/control_channel.hpp"
+#include "worker/checkpoint/manifest.hpp"
+
+namespace demist {
+namespace {
+
+class Folder {
+ public:
+  explicit Folder(fs::path path) : path_(std::move(path)) { fs::create_directories(path_); }
+  void add(std::string_view content) {
+    std::ofstream(path_ / std::to_string(count_++), std::ios::binary) << content;
+  }
+  // A libFuzzer dictionary.
+  void words(const std::vector<std::string>& words) {
+    std::ofstream dictionary(path_.string() + ".dict");
+    for (const std::string& word : words) dictionary << '"' << word << "\"\n";
+  }
+
+ private:
+  fs::path path_;
+  int count_ = 0;
+};
+
+void add_names(const google::protobuf::Descriptor* type, std::vector<std::string>& words) {
+  for (const std::string& name : config::names(type)) words.push_back(name + ": ");
+  for (int i = 0; i < type->enum_type_count(); ++i)
+    for (const std::string& name : config::names(type->enum_type(i))) words.push_back(name);
+  for (int i = 0; i < type->field_count(); ++i)
+    if (type->field(i)->message_type() != nullptr) add_names(type->field(i)->message_type(), words);
+}
+
+void recipes(Folder folder) {
+  const fs::path configs = fs::path(DEMIST_SOURCE_DIR) / "configs";
+  for (const char* name : {"tiny", "quickstart"}) {
+    const std::string text = read_file(configs / (std::string(name) + ".textproto"));
+    folder.add(text);
+    folder.add(text +
+               "#set stages.pretrain.steps=7\n#set tokenizer.inputs=a,b\n#set model.norm=PRE\n");
+  }
+  folder.add("name: '" + std::string(5000, 'a') + "'");
+  std::vector<std::string> words{"#set ", "{run}", "\\\"", "scratch", "{prompt}",
+                                 "0",     "-1",    "1e9",  "nan"};
+  add_names(recipe::Recipe::descriptor(), words);
+  folder.words(words);
+}
+
+void checkpoints(Folder folder) {
+  using namespace checkpoint;
+  Manifest manifest;
+  manifest.meta = {.step = 7,
+                   .stage = "pretrain",
+                   .model_json = "{}",
+                   .recipe_hash = "a",
+                   .tokenizer_hash = "b",
+                   .data_hash = "c",
+                   .state_json = "{}",
+                   .held_out_loss = 1.5};
+  manifest.tensors = {{"a", 4, 6}, {"b", 1, 3}};
+  manifest.files = {{"rank-0.h5", 4096}, {"rank-1.h5", 4096}};
+  for (const Kind kind : kKinds)
+    for (const std::size_t file : {0u, 1u})
+      manifest.blocks.push_back(
+          {file, 0, kind, 1024, 12, {{std::int64_t(file) * 3, 3, 6, 4}}, {1}});
+  for (const Kind kind : kKinds)
+    manifest.blocks.push_back({0, 1, kind, 2048, 3, {{0, 1, 0, 1}, {1, 2, 0, 1}}, {2}});
+  const std::string text = to_text(manifest);
+  folder.add(text.substr(0, text.rfind(",\"xxh3\"")));  // without its seal
+  folder.add(text);
+  folder.add(to_text(Part{manifest.files[0], {manifest.blocks[0], manifest.blocks[2]}}));
+  folder.words({"\\\"file\\\":", "\\\"kind\\\":", "\\\"adam_m\\\"", "[0,1,0,1]", "[[[[[[[[", "null",
+                "true", "{}", "-1", "1125899906842624", "9223372036854775807",
+                "18446744073709551615", "1e99", "\\\"0000000000000001\\\"",
+                "\\\"held_out_loss\\\":"});
+}
+
+void control(Folder folder) {
+  folder.add(encode(StepPlan{5, {0, 0, 1, 300}, true}));
+  folder.add(encode(Save{6}));
+  folder.add(encode(Evaluate{7}));
+  folder.add(encode(Rollback{8, 2}));
+  folder.add(encode(Settle{}));
+  folder.add(encode(Stop{Stop::Reason::not_finite, 9}));
+  RankReport report;
+  report.step = {.step = 5, .loss = 1.5, .grad_norm = 0.5, .lr = 1e-3, .tokens = 4096};
+  report.step.verdict = StepVerdict::loss_spike;
+  report.stop_requested = report.step.exhausted = true;
+  folder.add(encode(report));
+}
+
+// Settings (rows_fuzz.cpp), then rows.
+void rows(Folder folder) {
+  folder.add(
+      "\x04"
+      "a\tb\r\nc\td\n\ne\n");
+  folder.add(
+      "\x0e"
+      "a\tb\ttrain\nc\td\ttest\ne\tf\ttrain\n");
+  folder.add("\x05{\"inputs\": \"a\", \"targets\": \"\\u00e9\\n\"}\n{\"inputs\": 1}\n");
+  folder.add("\x03{\"inputs\": \"a\", \"targets\": \"b\", \"split\": \"train\"}\n");
+  folder.words({"\\\"inputs\\\": ", "\\\"targets\\\": ", "\\\"split\\\": ", "\\\"train\\\"",
+                "{prompt}", "\\x09", "\\x0d\\x0a"});
+}
+
+std::string gzip(const std::string& text) {
+  z_stream stream{};
+  deflateInit2(&stream, Z_BEST_COMPRESSION, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY);
+  std::string out(deflateBound(&stream, text.size()), '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  deflate(&stream, Z_FINISH);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string zstandard(const std::string& text) {
+  std::string out(ZSTD_compressBound(text.size()), '\0');
+  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 1));
+  return out;
+}
+
+// Format and cut (text_fuzz.cpp), then a file.
+void texts(Folder folder) {
+  const std::string plain = "one\ntwo\n\nthree\r\n\r\n\n\xc3\xa9\xff\n\n";
+  const std::string json =
+      "{\"text\": \"one\"}\n\n{\"text\": \"\\ud83d\\ude00\"}\n{\"text\": 1}\n[\n";
+  const std::string as_plain("\x00\x03", 2), as_json("\x01\x05", 2);
+  folder.add(as_plain + plain);
+  folder.add(as_plain + "\xef\xbb\xbf" + plain);
+  folder.add(as_json + json);
+  folder.add(as_plain + gzip(plain));
+  folder.add(as_json + gzip(json) + gzip(json));
+  folder.add(as_json + zstandard(json));
+  folder.add(as_plain + zstandard(plain) + zstandard(plain));
+  folder.words({"\\xef\\xbb\\xbf", "\\x0d\\x0a\\x0d\\x0a", "\\x0a\\x0a",
+                "\\\"text\\\": ", "\\x1f\\x8b", "\\x28\\xb5\\x2f\\xfd", "\\x50\\x2a\\x4d\\x18",
+                "\\xed\\xa0\\x80", "\\xf4\\x90\\x80\\x80", "\\xe0\\x80\\x80"});
+}
+
+// Kind, documents, edits (shard_fuzz.cpp and shard_file.cpp).
+void shards(Folder folder) {
+  using namespace std::string_literals;
+  folder.add("\x00\x05\x00"s);                                          // as it should be
+  folder.add("\x01\x05\x00"s);                                          // wide ids
+  folder.add("\x00\x05\x01\x00\x00\x01\x00\x07"s);                      // another token
+  folder.add("\x00\x05\x01\x05\x08\xff\xff\xff\xff\xff\xff\xff\xff"s);  // n_tokens
+  folder.add("\x00\x05\x02\x03\x01\x03\x07\x01\x03"s);                  // shapes
+  folder.add("\x02\x05\x00\x02\x00\x10\x01\x07\x00\x04\x00"s);          // damaged afterwards
+}
+
+}  // namespace
+}  // namespace demist
+
+int main(int argc, char** argv) {
+  using namespace demist;
+  if (argc != 2) return std::fputs("usage: fuzz_seeds FOLDER\n", stderr), 2;
+  const fs::path root = argv[1];
+  recipes(Folder(root / "recipe"));
+  checkpoints(Folder(root / "checkpoint"));
+  control(Folder(root / "control"));
+  rows(Folder(root / "rows"));
+  texts(Folder(root / "text"));
+  shards(Folder(root / "shard"));
+}
