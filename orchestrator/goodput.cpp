@@ -27,7 +27,8 @@ struct Line {
   bool again = false;
 };
 
-constexpr std::array kKnown = {"start", "step", "held_out", "save", "attempt", "attempt_ended"};
+constexpr std::array kKnown = {"start",         "step",      "held_out",  "save",     "attempt",
+                               "attempt_ended", "submitted", "job_start", "run_start"};
 
 void read_lines(std::string_view text, std::vector<Line>& lines) {
   while (!text.empty()) {
@@ -68,8 +69,10 @@ class Account {
     const double begin = line.time - line.seconds;
     if (first_) last_ = begin;
     first_ = false;
-    const double gap = std::max(0.0, begin - last_);
-    goodput_.*field_of_gap(line) += gap;
+    if (prepares(line)) return;
+    if (line.event == "attempt" || line.event == "start") add_preparation();
+    submitted_ = job_started_ = run_started_ = 0;
+    spend_until(begin, field_of_gap(line));
     add_duration(line, std::min(line.seconds, line.time - last_));
     last_ = std::max(last_, line.time);
     enter_state(line);
@@ -77,11 +80,39 @@ class Account {
   const Goodput& goodput() const { return goodput_; }
 
  private:
-  enum class State { idle, starting, training, failed };
+  enum class State { idle, preparing, starting, training, failed };
+
+  // What leads to an attempt. It counts from there: a second supervisor in the folder is refused,
+  // and jobs are submitted while others work.
+  bool prepares(const Line& line) {
+    if (line.event == "submitted")
+      submitted_ = line.time;
+    else if (line.event == "job_start")
+      job_started_ = line.time;
+    else if (line.event == "run_start")
+      run_started_ = line.time;
+    else
+      return false;
+    return true;
+  }
+  void add_preparation() {
+    const double start = job_started_ > 0 ? job_started_ : run_started_;
+    if (start == 0) return;
+    // A job that was not submitted anew had been requeued, or waited for the one before.
+    spend_until(submitted_, &Goodput::idle);
+    spend_until(start, job_started_ > 0 ? &Goodput::queued : &Goodput::idle);
+    state_ = State::preparing;
+  }
+  void spend_until(double time, double Goodput::*field) {
+    goodput_.*field += std::max(0.0, time - last_);
+    last_ = std::max(last_, time);
+  }
 
   double Goodput::*field_of_gap(const Line& line) const {
     const bool ended = line.event == "attempt_ended";
     switch (state_) {
+      case State::preparing:
+        return &Goodput::start;
       case State::failed:
         return &Goodput::lost;
       case State::starting:
@@ -99,6 +130,7 @@ class Account {
 
   void add_duration(const Line& line, double seconds) {
     if (seconds <= 0) return;
+    if (line.event == "start") goodput_.start += seconds;
     if (line.event == "save") goodput_.save += seconds;
     if (line.event == "held_out") goodput_.evaluate += seconds;
     if (line.event != "step") return;
@@ -124,6 +156,7 @@ class Account {
   State state_ = State::idle;
   double last_ = 0;
   bool first_ = true;
+  double submitted_ = 0, job_started_ = 0, run_started_ = 0;  // since the last line; 0: not
 };
 
 std::string content(const std::filesystem::path& file) {
@@ -157,6 +190,7 @@ std::string format(const Goodput& g) {
                      ", save " + format_duration(g.save) + ", evaluate " +
                      format_duration(g.evaluate) + ", lost " + format_duration(g.lost) +
                      ", other " + format_duration(g.other);
+  if (g.queued >= 1) text += "; queued " + format_duration(g.queued);
   if (g.idle >= 1) text += "; idle " + format_duration(g.idle);
   return text;
 }

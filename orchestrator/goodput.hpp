@@ -8,7 +8,8 @@
 
 namespace demist {
 
-// Seconds; they add up to the time from the first line of the run's files to the last.
+// Seconds; they add up to the time from the first line of the run's files to the last that tells of
+// work.
 struct Goodput {
   double useful = 0;     // steps that count, and stages that do not train
   double start = 0;      // from the start of an attempt to its first step
@@ -18,7 +19,8 @@ struct Goodput {
   double lost = 0;  // steps that were done again or not applied, what failed attempts had begun,
                     // and the pauses after them
   double other = 0;
-  double idle = 0;  // nobody worked: queued, or stopped by somebody
+  double queued = 0;  // a job waited for its nodes
+  double idle = 0;    // nobody worked: stopped by somebody, or a machine that was gone
   double working() const { return useful + start + data_wait + save + evaluate + lost + other; }
   double share() const { return working() > 0 ? useful / working() : 0; }
 };
@@ -29,7 +31,7 @@ Goodput goodput_of(std::string_view metrics, std::string_view events);
 Goodput goodput_of(const std::filesystem::path& run_dir);
 
 // "goodput 97.1 %: 12:01 of 12:23 useful; start 0:10, data 0:01, save 0:02, evaluate 0:05, lost
-// 0:04, other 0:00; idle 3:00"
+// 0:04, other 0:00; queued 3:00; idle 1:00"
 std::string format(const Goodput& goodput);
 
 }  // namespace demist

@@ -26,6 +26,14 @@ const char* stage_word(const Inspection& found, const StageConfig& stage) {
   return "waits";
 }
 
+ordered_json to_json(const Goodput& goodput) {
+  return {{"share", goodput.share()}, {"useful", goodput.useful},
+          {"start", goodput.start},   {"data_wait", goodput.data_wait},
+          {"save", goodput.save},     {"evaluate", goodput.evaluate},
+          {"lost", goodput.lost},     {"other", goodput.other},
+          {"queued", goodput.queued}, {"idle", goodput.idle}};
+}
+
 ordered_json to_json(const fs::path& folder, const Inspection& found) {
   const slurm::RunState state = slurm::judge(found.facts);
   const slurm::RunProgress& p = found.facts.progress;
@@ -51,7 +59,7 @@ ordered_json to_json(const fs::path& folder, const Inspection& found) {
                   {"restarts", queued->restarts}});
     jobs.push_back(row);
   }
-  json["goodput"] = goodput_of(folder).share();
+  json["goodput"] = to_json(goodput_of(folder));
   json["stages"] = stages;
   json["jobs"] = jobs;
   json["avoided_nodes"] = slurm::read_bad_nodes(folder);

@@ -34,13 +34,14 @@ class Story {
     return wait(seconds).metric(
         {{"event", "step"}, {"step", step}, {"seconds", seconds}, {"load_seconds", load_seconds}});
   }
+  Story& note(const char* name) { return event({{"event", name}}); }
   Story& attempt() { return event({{"event", "attempt"}}); }
   Story& ended(int code, bool again = false) {
     return event({{"event", "attempt_ended"}, {"code", code}, {"again", again}});
   }
   Goodput goodput() const {
     const Goodput g = goodput_of(metrics_, events_);
-    EXPECT_NEAR(g.working() + g.idle, now_ - 1000, 1e-9) << "every second has its place";
+    EXPECT_NEAR(g.working() + g.queued + g.idle, now_ - 1000, 1e-9) << "every second has its place";
     return g;
   }
 
@@ -78,14 +79,42 @@ TEST(Goodput, AFailureCostsWhatIsDoneAgain) {
   EXPECT_DOUBLE_EQ(g.idle, 0);
 }
 
-TEST(Goodput, TimeInAQueueIsIdle) {
+TEST(Goodput, TimeInAQueueIsTold) {
   Story story;
+  story.note("submitted").wait(3000).note("job_start").wait(2).note("run_start").wait(1);
   story.attempt().wait(1).step(1, 10).ended(75);
-  story.wait(5000).attempt().wait(1).step(2, 10).ended(0);
+  story.note("job_requeue").wait(500).note("job_start").wait(3).note("run_start");
+  story.attempt().wait(1).step(2, 10).ended(75);
+  story.note("job_end").wait(40000).note("submitted").wait(70).note("job_start").note("run_start");
+  story.attempt().wait(1).step(3, 10).ended(0);
+  const Goodput g = story.goodput();
+  EXPECT_DOUBLE_EQ(g.queued, 3000 + 500 + 70);
+  EXPECT_DOUBLE_EQ(g.idle, 40000);
+  EXPECT_DOUBLE_EQ(g.start, 3 + 1 + 3 + 1 + 1);
+  EXPECT_DOUBLE_EQ(g.useful, 30);
+}
+
+TEST(Goodput, WhenNobodyWorksItIsIdle) {
+  Story story;
+  story.note("run_start").attempt().wait(1).step(1, 10).ended(75);
+  story.wait(5000).note("run_start").wait(2).attempt().wait(1).step(2, 10).ended(0);
   EXPECT_DOUBLE_EQ(story.goodput().idle, 5000);
+  EXPECT_DOUBLE_EQ(story.goodput().start, 4);
   Story lost_machine;  // nobody wrote how the first attempt ended
   lost_machine.attempt().wait(1).step(1, 10).wait(5000).attempt().wait(1).step(2, 10).ended(0);
   EXPECT_DOUBLE_EQ(lost_machine.goodput().idle, 5000);
+  Story lost_in_a_pause;  // it was to go on after a failure
+  lost_in_a_pause.attempt().wait(1).step(1, 10).ended(76, true).wait(5000).note("run_start");
+  lost_in_a_pause.attempt().wait(1).step(2, 10).ended(0);
+  EXPECT_DOUBLE_EQ(lost_in_a_pause.goodput().idle, 5000);
+}
+
+TEST(Goodput, WhatIsRefusedOrWaitsBesideTheWorkChangesNothing) {
+  Story story;
+  story.attempt().wait(1).step(1, 10).note("submitted").wait(2).note("run_start").note("run_end");
+  story.step(2, 8, 0);
+  EXPECT_DOUBLE_EQ(story.goodput().useful, 18);
+  EXPECT_DOUBLE_EQ(story.goodput().idle + story.goodput().queued, 0);
 }
 
 TEST(Goodput, StepsThatWereNotAppliedAreLost) {
@@ -115,8 +144,9 @@ TEST(Goodput, ReadsWell) {
   EXPECT_EQ(format(g),
             "goodput 97.3 %: 1:00:00 of 1:01:40 useful; start 0:10, data 0:00, save 0:00, evaluate "
             "0:00, lost 1:30, other 0:00");
+  g.queued = 60;
   g.idle = 3;
-  EXPECT_TRUE(format(g).ends_with("; idle 0:03"));
+  EXPECT_TRUE(format(g).ends_with("; queued 1:00; idle 0:03"));
 }
 
 }  // namespace
