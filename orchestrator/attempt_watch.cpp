@@ -31,6 +31,15 @@ std::vector<int> ranks_below(int launcher, const fs::path& program) {
   return ranks;
 }
 
+// By a signal or a debugger, or in the kernel: the letter after the name in /proc/<id>/stat.
+bool stands_still(int process) {
+  std::ifstream file(process_folder(process) / "stat");
+  std::string text;
+  std::getline(file, text);
+  const std::size_t name_end = text.rfind(')');
+  return name_end + 2 < text.size() && std::string("TtD").find(text[name_end + 2]) != text.npos;
+}
+
 // As mpirun told it; 0 when nobody did.
 int rank_of(int process) {
   const std::string name = "OMPI_COMM_WORLD_RANK=";
@@ -67,16 +76,17 @@ std::optional<Finding> AttemptWatch::find_silent(int launcher) {
   static const fs::path program = fs::read_symlink("/proc/self/exe");
   std::set<int> heard;
   for (const auto& [name, reader] : observer_.ranks()) heard.insert(reader.read().process);
-  const std::vector<int> ranks = ranks_below(launcher, program);
-  const auto silent = std::find_if(ranks.begin(), ranks.end(),
-                                   [&](int process) { return !heard.contains(process); });
+  std::vector<int> ranks = ranks_below(launcher, program);
+  std::erase_if(ranks, [&](int process) { return heard.contains(process); });
   const double now = steady_seconds();
-  waited_ = silent == ranks.end() ? 0 : waited_ + std::min(now - last_look_, kLongestLook);
+  waited_ = ranks.empty() ? 0 : waited_ + std::min(now - last_look_, kLongestLook);
   last_look_ = now;
   if (patience_.factor <= 0 || waited_ <= patience_.silent) return std::nullopt;
   Finding finding{Finding::Kind::process_stands_still, 0, {}, waited_, patience_.silent};
-  finding.pulse.process = *silent;
-  finding.pulse.rank = rank_of(*silent);
+  // MPI starts them together, so one that stands still keeps all of them silent.
+  const auto cause = std::find_if(ranks.begin(), ranks.end(), stands_still);
+  finding.pulse.process = cause == ranks.end() ? ranks.front() : *cause;
+  finding.pulse.rank = rank_of(finding.pulse.process);
   return finding;
 }
 

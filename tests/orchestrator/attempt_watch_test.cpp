@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -53,6 +54,30 @@ TEST_F(AttemptWatchTest, ARankWithoutAHeartbeatIsFound) {
   EXPECT_EQ(only_event().at("process"), rank);
   EXPECT_EQ(only_event().at("phase"), "start");
   EXPECT_EQ(first_cause(folder_.path(), "mlm")->code, ExitCode::suspect);
+}
+
+// All are silent then: MPI starts them together.
+TEST_F(AttemptWatchTest, OfSilentRanksTheOneThatIsStoppedIsNamed) {
+  Patience patience;
+  patience.silent = 0.2;
+  AttemptWatch watch(stage_, patience);
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe(pipe.data()), 0);
+  const ::pid_t first = ::fork();
+  if (first == 0) {
+    const ::pid_t second = ::fork();
+    if (second == 0)
+      while (true) ::pause();
+    ::kill(second, SIGSTOP);
+    (void)!::write(pipe[1], &second, sizeof second);
+    while (true) ::pause();
+  }
+  ::pid_t stopped = 0;
+  ASSERT_EQ(::read(pipe[0], &stopped, sizeof stopped), sizeof stopped);
+  while (!fs::exists(folder_.path() / kEventFile)) watch.look(first);
+  EXPECT_EQ(only_event().at("process"), stopped);
+  ::kill(first, SIGKILL);
+  ::waitpid(first, nullptr, 0);
 }
 
 TEST_F(AttemptWatchTest, OtherProgramsNeedNoHeartbeat) {
