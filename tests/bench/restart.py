@@ -4,8 +4,6 @@
 
 usage: restart.py DEMIST CONFIGS [TIMES]   docs/benchmarks.md, "After a failure"
 """
-import json
-import os
 import pathlib
 import signal
 import sys
@@ -13,42 +11,35 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
-import failures  # noqa: E402
+from run import Run, send  # noqa: E402
 
 
-def after(run, name, begin):
-    lines = (run.folder / name).read_text().splitlines()
-    return [line for line in map(json.loads, lines) if line["time"] > begin]
+def measure(run, rank, how):
+    run.wait_for_steps(30)
+    begin = time.time()
+    send(run.ranks()[rank], how)
 
+    def first(lines, since):
+        return next((line["time"] for line in lines if line["time"] > since), None)
 
-def measure(run, process, rank, how):
-    run.wait_for_steps(process, 30)
-    victim, begin = run.rank_process(process, rank), time.time()
-    os.kill(victim, how)
-    while True:
-        attempts = [event for event in after(run, "events.jsonl", begin) if event["event"] == "attempt"]
-        if attempts:
-            steps = [line for line in after(run, "metrics.jsonl", attempts[0]["time"]) if line["event"] == "step"]
-            if steps:
-                break
-        time.sleep(0.02)
-    named = [event for event in after(run, "events.jsonl", begin) if event["event"] in ("rank_died", "hang")]
-    return [round(event["time"] - begin, 2) for event in (named[0], attempts[0], steps[0])]
+    run.wait_for(lambda: first(run.events("attempt"), begin))
+    restarted = first(run.events("attempt"), begin)
+    run.wait_for(lambda: first(run.metrics("step"), restarted))
+    named = first(run.events("rank_died", "hang"), begin)
+    return [round(moment - begin, 2) for moment in (named, restarted, first(run.metrics("step"), restarted))]
 
 
 def main():
     binary, configs = sys.argv[1:3]
     times = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     with tempfile.TemporaryDirectory(prefix="demist-restart-", ignore_cleanup_errors=True) as folder:
-        run = failures.Run(binary, configs, pathlib.Path(folder) / "run", "parallel.ranks=4",
-                           "stages.pretrain.steps=100000", "checkpoint.every_steps=20")
-        process = run.start()
+        run = Run(binary, configs, pathlib.Path(folder) / "run", "parallel.ranks=4", "stages.pretrain.steps=100000",
+                  "checkpoint.every_steps=20").start()
         print("       named  restarted  next step")
         for i in range(2 * times):
             how = (signal.SIGKILL, signal.SIGSTOP)[i % 2]
-            print(how.name, *measure(run, process, i % 4, how), sep="  ", flush=True)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+            print(how.name, *measure(run, i % 4, how), sep="  ", flush=True)
+        run.stop()
 
 
 if __name__ == "__main__":

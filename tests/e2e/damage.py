@@ -12,13 +12,10 @@ import subprocess
 import sys
 import tempfile
 
+from run import expect
+
 DAMAGED, USAGE, NUMERIC, WRONG_DATA = 4, 2, 6, 3
 STEPS = 4
-
-
-def expect(condition, message):
-    if not condition:
-        sys.exit(message)
 
 
 def flip(path):

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+from run import children
+
 STAGES = ("pretrain", "adapt")
 KILL_AFTER = "step-00000025"  # of 50; the tiny recipe saves every 25
 
@@ -81,10 +83,6 @@ class Bench:
         for stage in STAGES:
             self.kill_in_the_middle(name, stage, *before)
             self.finish(self.start(name, stage, *after))
-
-
-def children(pid):
-    return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def main():

@@ -11,12 +11,9 @@ import subprocess
 import sys
 import tempfile
 
+from run import expect
+
 STAGES = ("tokenizer", "corpus", "pretrain", "adapt", "score")
-
-
-def expect(condition, message):
-    if not condition:
-        sys.exit(message)
 
 
 class Demist:

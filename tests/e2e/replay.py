@@ -15,13 +15,9 @@ import sys
 import tempfile
 
 from exactness import Bench
+from run import expect
 
 EQUAL, USAGE, CHECKPOINT, DIFFERS = 0, 2, 4, 6
-
-
-def expect(condition, message):
-    if not condition:
-        sys.exit(message)
 
 
 class Replays(Bench):

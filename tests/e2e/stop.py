@@ -6,69 +6,36 @@ usage: stop.py DEMIST CONFIGS
 """
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 
-
-class Run:
-    def __init__(self, binary, configs, folder):
-        self.folder = pathlib.Path(folder)
-        self.command = [binary, "run", str(pathlib.Path(configs) / "tiny.textproto"), "--ranks", "2"]
-        for setting in (f"run_dir={folder}", "stages.pretrain.steps=100000"):
-            self.command += ["--set", setting]
-
-    def start(self):
-        return subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    def steps(self):
-        metrics = self.folder / "metrics.jsonl"
-        return metrics.read_text().count('"event":"step"') if metrics.exists() else 0
-
-    def wait_for_steps(self, process, count):
-        goal = self.steps() + count
-        while self.steps() < goal:
-            expect(process.poll() is None, "the run ended early:\n" + (process.stdout.read() if process.poll() else ""))
-            time.sleep(0.01)
-
-
-def expect(condition, message):
-    if not condition:
-        sys.exit(message)
-
-
-def finish(process, code):
-    output, _ = process.communicate(timeout=60)
-    expect(process.returncode == code, f"ended with {process.returncode}, expected {code}:\n{output}")
-    return output
+from run import TRAINED, Run
 
 
 def main():
-    with tempfile.TemporaryDirectory(prefix="demist-stop-") as folder:
-        run = Run(*sys.argv[1:], folder)
-        process = run.start()
-        process.stdout.readline()  # the first stage begins: it does not listen to signals
-        process.send_signal(signal.SIGINT)
-        finish(process, 75)
+    binary, configs = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="demist-stop-") as root:
+        settings = (f"stages.{TRAINED}.steps=100000", "parallel.ranks=2")
+        run = Run(binary, configs, pathlib.Path(root) / "run", *settings).start()
+        run.wait_for(lambda: run.events("attempt"))  # the first stage begins: it does not listen to signals
+        run.stop()
 
-        process = run.start()
-        run.wait_for_steps(process, 5)
-        output = finish(run.start(), 5)
-        expect("another process works here" in output, output)
+        run.start().wait_for_steps(5)
+        second = Run(binary, configs, run.folder, *settings)
+        second.said = run.said.with_name("second.said")
+        output = second.start().finish(5)
+        run.expect("another process works here" in output, output)
+        run.stop()
+        saved = (run.checkpoints() / "LATEST").read_text()
 
-        process.send_signal(signal.SIGINT)
-        finish(process, 75)
-        saved = (pathlib.Path(folder) / "pretrain" / "checkpoints" / "LATEST").read_text()
-
-        process = run.start()
-        run.wait_for_steps(process, 5)
-        process.send_signal(signal.SIGINT)
+        run.start().wait_for_steps(5)
+        run.process.send_signal(signal.SIGINT)
         time.sleep(0.01)  # two pending signals of a kind are one
-        process.send_signal(signal.SIGINT)
-        output = finish(process, 130)
+        run.process.send_signal(signal.SIGINT)
+        output = run.finish(130)
         step = str(int(saved.strip().removeprefix("step-")))
-        expect(f"goes on from step {step}" in output, f"did not go on from {saved}:\n{output}")
+        run.expect(f"goes on from step {step}" in output, f"did not go on from {saved}")
 
 
 if __name__ == "__main__":
