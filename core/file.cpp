@@ -116,7 +116,9 @@ std::uint64_t free_bytes(const fs::path& path) {
 
 FileLock::FileLock(const fs::path& path, double patience_seconds)
     : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-  if (fd_ < 0) throw EnvironmentError(path.string() + ": cannot open: " + reason());
+  if (fd_ < 0)
+    throw EnvironmentError(path.string() + ": cannot open for writing: " + reason() +
+                           "; check the path and its permissions");
   constexpr auto pause = std::chrono::milliseconds(50);
   const auto end =
       std::chrono::steady_clock::now() + std::chrono::duration<double>(patience_seconds);

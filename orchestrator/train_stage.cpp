@@ -297,7 +297,7 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
       if (!loop.save_problem().empty())
         throw AgreedError(ExitCode::environment,
                           where + "the final state could not be saved: " + loop.save_problem() +
-                              "; nothing is lost: make room and run the same command");
+                              "; when that is mended, run the same command to go on from there");
       return ExitCode::done;
     case Stop::Reason::interrupted:
       log::info(where +

@@ -5,21 +5,24 @@
 usage: checkpoints.py DEMIST CONFIGS [RANKS]
 
 An undisturbed run's hash (`demist inspect --hash`) must be that of runs whose disk went away for a
-while, or until the end, or was full (where a small one may be mounted), which were killed while they
-saved at every step, and whose newest checkpoints were damaged before they went on.
+while, or until the end, or was full (a small one, or without the right to mount one a limit on the length of
+files), which were killed while they saved at every step, and whose newest checkpoints were damaged before they went on.
 """
 import json
 import os
 import pathlib
 import random
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-from exactness import Bench, children
+from exactness import Bench
+from run import children, expect, limit_files, send
 
 STAGE, SAVE_EVERY = "pretrain", 5
 
@@ -86,11 +89,6 @@ class Fire(Bench):
         return subprocess.run(command, env=self.environment, capture_output=True, text=True)
 
 
-def expect(condition, message):
-    if not condition:
-        sys.exit(message)
-
-
 def wait(process, condition):
     while not condition():
         expect(process.poll() is None, "the run ended early:\n" + "".join(process.lines))
@@ -116,7 +114,7 @@ def away_to_the_end(fire):
     fire.wait_for_checkpoint(process, name)
     fire.take_away(name)
     output = fire.end(process, 5)
-    expect("the final state could not be saved" in output and "nothing is lost" in output, output)
+    expect("the final state could not be saved" in output and "the newest checkpoint is of step" in output, output)
     fire.bring_back(name)
     expect(fire.verify(name).returncode == 0, "an older checkpoint suffered")
     fire.end(fire.begin(name))
@@ -128,32 +126,56 @@ def full_disk(fire):
     folder = fire.root / name
     shutil.rmtree(folder)
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(folder)],
-                             capture_output=True).returncode == 0
-    if not mounted:
-        print(f"{name:34} not tried: no disk can be mounted here")
-        return False
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(folder)], capture_output=True)
+    disk = SmallDisk(folder) if mounted.returncode == 0 else FilesThatMayNotGrow()
+    print(f"{name:34} of type {type(disk).__name__}", flush=True)
     try:
         shutil.copytree(fire.root / "base", folder, dirs_exist_ok=True)
         process = fire.begin(name)
         fire.wait_for_checkpoint(process, name)
-        with open(folder / "ballast", "wb", buffering=0) as ballast:
-            try:
-                while ballast.write(b"x" * 4096):
-                    pass
-            except OSError:
-                pass
+        disk.fill(process)
         wait(process, lambda: any("could not be saved" in line for line in process.lines))
-        (folder / "ballast").unlink()
+        disk.free(process)
         fire.end(process)
         steps = [m["step"] for m in fire.metrics(name) if m["event"] == "step"]
         expect(steps == list(range(1, 101)), f"metrics lost steps: {steps}")
         shutil.copytree(folder, fire.root / "kept")
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-    folder.rmdir()
+        disk.remove()
+    shutil.rmtree(folder)
     (fire.root / "kept").rename(folder)
-    return True
+
+
+class SmallDisk:
+    def __init__(self, folder):
+        self.folder, self.ballast = folder, folder / "ballast"
+
+    def fill(self, _):
+        with open(self.ballast, "wb", buffering=0) as ballast:
+            try:
+                while ballast.write(b"x" * 4096):
+                    pass
+            except OSError:
+                pass
+
+    def free(self, _):
+        self.ballast.unlink()
+
+    def remove(self):
+        subprocess.run(["umount", "-l", str(self.folder)], check=True)
+
+
+class FilesThatMayNotGrow:
+    """What a full disk does to a rank, without one."""
+
+    def fill(self, process):
+        limit_files(children(process.pid), 0)
+
+    def free(self, process):
+        limit_files(children(process.pid), resource.RLIM_INFINITY)
+
+    def remove(self):
+        pass
 
 
 def killed_while_saving(fire):
@@ -166,10 +188,7 @@ def killed_while_saving(fire):
         time.sleep(random.random() * 0.03)
         expect(process.poll() is None, "the run ended before it was killed:\n" + "".join(process.lines))
         for pid in children(process.pid) + [process.pid]:
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                pass  # mpirun was quicker
+            send(pid, signal.SIGKILL)
         process.wait()
         found = fire.verify(name)
         expect(found.returncode in (0, 2), "a kill left a bad checkpoint:\n" + found.stdout + found.stderr)
@@ -200,7 +219,16 @@ def damaged(fire):
     expect(output.count("passing over a bad checkpoint") == 3, output)
 
 
+def see_to_mounts():
+    """What is mounted here nobody else sees, and it is gone when this script ends, however that comes."""
+    may = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+    if may and "DEMIST_OWN_MOUNTS" not in os.environ:
+        command = ["unshare", "--mount", sys.executable, *sys.argv]
+        os.execvpe(command[0], command, {**os.environ, "DEMIST_OWN_MOUNTS": "1"})
+
+
 def main():
+    see_to_mounts()
     binary, configs = sys.argv[1:3]
     ranks = int(sys.argv[3]) if len(sys.argv) > 3 else 2
     seed = int(os.environ.get("DEMIST_SEED", time.time_ns() % 2**32))
@@ -214,8 +242,8 @@ def main():
         for scene in (away_for_a_while, away_to_the_end, full_disk, killed_while_saving, damaged):
             name = {damaged: "damaged checkpoints"}.get(scene, scene.__name__.replace("_", " "))
             fire.fresh(name)
-            if scene(fire) is not False:
-                fire.expect_hash(name, expected)
+            scene(fire)
+            fire.expect_hash(name, expected)
 
 
 if __name__ == "__main__":
