@@ -10,7 +10,6 @@ files), which were killed while they saved at every step, and whose newest check
 """
 import json
 import os
-import pathlib
 import random
 import resource
 import shutil
