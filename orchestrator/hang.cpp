@@ -54,8 +54,7 @@ std::optional<Finding> HangDetector::look(std::span<const Pulse> pulses, double 
   if (patience_.factor <= 0) return std::nullopt;
   for (std::size_t i = 0; i < pulses.size(); ++i) {
     const double limit = limit_of_process(pulses[i]);
-    const bool has_watchdog = pulses[i].ticks > 0;
-    if (watched(pulses[i]) && has_watchdog && ranks_[i].process > limit)
+    if (watched(pulses[i]) && ranks_[i].process > limit)
       return Finding{Finding::Kind::process_stands_still, i, pulses[i], ranks_[i].process, limit};
   }
   return find_stuck(pulses);

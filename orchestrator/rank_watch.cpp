@@ -129,9 +129,11 @@ RankWatch::RankWatch(const mpi::Comm& world, const fs::path& run_dir, const std:
   mpi::together(world, "start heartbeat", [&] {
     heartbeat_ = std::make_unique<Heartbeat>(
         heartbeat_folder(run_dir) / file_name(stage_, world.rank()), world.rank());
+    // It ticks while this rank waits for the others, who may be slow to come.
+    thread_ =
+        std::jthread([this, patience](const std::stop_token& stop) { watch(stop, patience); });
   });
   world_ = world.watched_by(*heartbeat_);
-  thread_ = std::jthread([this, patience](const std::stop_token& stop) { watch(stop, patience); });
 }
 
 RankWatch::~RankWatch() {

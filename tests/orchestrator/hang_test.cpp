@@ -131,6 +131,19 @@ TEST(Hang, BeforeTheFirstStepItIsPatient) {
   EXPECT_TRUE(machine.run(3));
 }
 
+// Stopped between its heartbeat's beginning and its watchdog's first tick.
+TEST(Hang, AProcessThatNeverTickedIsFoundToo) {
+  Machine machine(2);
+  for (std::size_t i = 0; i < 2; ++i) machine[i].slowest_step = 0;
+  machine[1].ticks = 0;
+  machine.stop_process(1);
+  EXPECT_FALSE(machine.run(29));
+  const auto finding = machine.run(3);
+  ASSERT_TRUE(finding);
+  EXPECT_EQ(finding->kind, kProcess);
+  EXPECT_EQ(finding->pulse.rank, 1);
+}
+
 TEST(Hang, TheDeadAreNamedAtOnceButNotThoseWhoEnded) {
   Machine machine(3);
   ASSERT_FALSE(machine.run(1));
