@@ -4,11 +4,11 @@
 
 usage: hangs.py DEMIST CONFIGS [STOPS [SEED [RANKS]]]
 
-Moments are drawn over the whole life of an attempt, its start included. Half of the stops meet steps far shorter
-than the floor of 2 s, with a held-out loss and a save after each; half meet steps of a second or so. Each must be
-told once in events.jsonl, with rank, host, phase and collective, and end its attempt with code 76; nothing else may
-be told. Shown is the time from the signal to the event, also as a multiple of the slowest recent step: more than
-docs/protocol.md says is an error. Before the first step that is half a minute, before the first heartbeat two.
+Half of the stops meet steps far shorter than the floor of 2 s, with a held-out loss and a save after each; half meet
+steps of a second or so. One in five meets the start of an attempt. Each must be told once in events.jsonl, with rank,
+host, phase and collective, and end its attempt with code 76; nothing else may be told. Shown is the time from the
+signal to the event, also as a multiple of the slowest recent step: more than docs/protocol.md says is an error.
+Before the first step that is half a minute, before the first heartbeat two.
 """
 import collections
 import pathlib
@@ -24,8 +24,10 @@ PHASES = ("start", "control", "load", "forward", "backward", "reduce", "optimize
 RECENT = 32          # steps that the watchers remember
 LOOKS = 0.5          # seconds between reaching a limit and the event: looks, and a busy machine
 FLOOR, SILENT = 2, 120  # seconds: of the limit in steps; before there is a heartbeat
-SHORT = (3, ("evaluate.every_steps=1", "evaluate.micro_batches=6"))
-LONG = (12, ("batch.micro_batches=600",))  # seconds of an attempt's life, settings of the stage
+STARTS = 0.2         # of the stops
+# Seconds after the first step, or the beginning, over which moments are drawn; settings of the stage.
+SHORT = (2, ("evaluate.every_steps=1", "evaluate.micro_batches=6"))
+LONG = (5, ("batch.micro_batches=600",))
 
 
 def make(binary, configs, folder, ranks, settings):
@@ -41,10 +43,13 @@ def slowest_recent_step(run, end):
     return max(seconds[-RECENT:], default=None)
 
 
-def stop_one(run, chance, life):
+def stop_one(run, chance, span):
     """Stops one rank of the next attempt; returns what was told of it, with `delay` and `slowest`."""
     run.wait_for(run.ranks)
-    time.sleep(chance.uniform(0, life))
+    if chance.random() > STARTS:
+        known = run.steps()
+        run.wait_for(lambda: run.steps() > known)
+    time.sleep(chance.uniform(0, span))
     run.wait_for(run.ranks)
     rank, pid = chance.choice(list(run.ranks().items()))
     told, ended = len(run.events("hang")), len(run.failures())
@@ -88,12 +93,12 @@ def main():
     count, seed, ranks = (int(word) for word in [*sys.argv[3:], *["100", "1", "3"][len(sys.argv) - 3:]])
     chance, late = random.Random(seed), []
     with tempfile.TemporaryDirectory(prefix="demist-hangs-") as root:
-        for name, (life, settings), share in (("short steps", SHORT, count - count // 2),
+        for name, (span, settings), share in (("short steps", SHORT, count - count // 2),
                                               ("long steps", LONG, count // 2)):
             run = make(binary, configs, pathlib.Path(root) / name, ranks, settings).start()
             stops = []
             while len(stops) < share:
-                stop = stop_one(run, chance, life)
+                stop = stop_one(run, chance, span)
                 stops += [stop] if stop else []
             run.expect(not run.events("rank_died"), "a death was told, and nobody had died")
             run.stop()

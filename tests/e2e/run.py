@@ -43,7 +43,13 @@ class Run:
         return self.said.read_text(encoding="utf-8")
 
     def fail(self, message):
-        sys.exit(f"{self.folder.name}: {message}:\n" + "\n".join(self.output().splitlines()[-40:]))
+        said = "\n".join(self.output().splitlines()[-40:])
+        if self.process.poll() is None:
+            for _ in range(2):  # the second one ends it at once
+                self.process.send_signal(signal.SIGINT)
+                time.sleep(0.1)
+            self.process.wait()
+        sys.exit(f"{self.folder.name}: {message}:\n{said}")
 
     def expect(self, condition, message):
         if not condition:
