@@ -125,6 +125,7 @@ void Heartbeat::leave() {
 }
 
 void Heartbeat::publish() {
+  while (condemned_.load()) ::pause();
   HeartbeatPage& page = *page_;
   const std::uint64_t sequence = page.sequence.load(kRelaxed);
   page.sequence.store(sequence + 1, kRelaxed);

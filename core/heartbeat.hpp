@@ -3,10 +3,13 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
+
+#include "core/connections.hpp"
 
 namespace demist {
 
@@ -34,7 +37,7 @@ struct Pulse {
   bool ended = false;  // the rank has left its stage by itself, well or with an error
   Phase phase = Phase::start;
   std::int64_t step = -1;   // begun last; -1: none yet
-  std::string call;         // the collective that it is in; empty: none
+  std::string call;         // what it waits in: a collective, the device; empty: nothing
   std::uint64_t beats = 0;  // changes of the above: stands still when the rank's work does
   std::uint64_t ticks = 0;  // of the rank's watchdog: stands still when the whole process does
   double slowest_step = 0;  // of the last kRecent, seconds; 0: none yet
@@ -61,6 +64,12 @@ class Heartbeat {
   void tick();
   void leave();  // the rank ends now: nobody need look for a reason
 
+  // For the rank's watchdog.
+  Connections& connections() { return connections_; }
+  // The watchdog is about to abort them and to end the process: the thread that works does not come
+  // back from its next beat, so that nothing is made of what an aborted collective left in memory.
+  void condemn() { condemned_.store(true); }
+
  private:
   class Recent {  // the largest of the last kRecent durations
    public:
@@ -72,6 +81,8 @@ class Heartbeat {
   };
   void publish();
 
+  Connections connections_;
+  std::atomic<bool> condemned_ = false;
   std::filesystem::path file_;
   HeartbeatPage* page_;
   Phase phase_ = Phase::start;

@@ -47,6 +47,19 @@ Comm::Comm(std::shared_ptr<Handle> handle, Heartbeat* heartbeat)
   check(MPI_Comm_size(handle_->raw, &size_), "MPI_Comm_size");
 }
 
+int Comm::rank_in_job(int rank) const {
+  if (!handle_) return rank;
+  MPI_Group own = MPI_GROUP_NULL, job = MPI_GROUP_NULL;
+  check(MPI_Comm_group(handle_->raw, &own), "MPI_Comm_group");
+  check(MPI_Comm_group(MPI_COMM_WORLD, &job), "MPI_Comm_group");
+  int found = rank;
+  const int code = MPI_Group_translate_ranks(own, 1, &rank, job, &found);
+  MPI_Group_free(&own);
+  MPI_Group_free(&job);
+  check(code, "MPI_Group_translate_ranks");
+  return found;
+}
+
 Comm Comm::duplicate() const {
   if (!handle_) return *this;
   const Call call(*this, "duplicate");

@@ -27,6 +27,7 @@ class Comm {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  int rank_in_job(int rank) const;       // of a rank of this group; asks nobody
   Comm duplicate() const;                // messages on it never match messages on this one
   Comm split(int color, int key) const;  // ranks of one color, ordered by key
   Comm split_node() const;               // ranks that share this machine's memory
@@ -57,10 +58,12 @@ class Comm {
   int size_ = 1;
 };
 
-// While in scope, this rank's heartbeat shows that it is in the collective `name` (static text).
+// While in scope, this rank's heartbeat shows that it waits in `name` (static text): a collective,
+// as a rule.
 class Call {
  public:
-  Call(const Comm& comm, const char* name) : heartbeat_(comm.heartbeat()) {
+  Call(const Comm& comm, const char* name) : Call(comm.heartbeat(), name) {}
+  Call(Heartbeat* heartbeat, const char* name) : heartbeat_(heartbeat) {
     if (heartbeat_ != nullptr) heartbeat_->begin_call(name);
   }
   ~Call() {

@@ -18,15 +18,20 @@ std::string seconds_text(double seconds) {
 
 }  // namespace
 
+std::string where(const Pulse& pulse) {
+  std::string text = name_of(pulse.phase);
+  if (pulse.step >= 0) text += " of step " + std::to_string(pulse.step);
+  if (!pulse.call.empty()) text += ", in " + pulse.call;
+  return text;
+}
+
 std::string describe(const Finding& finding, const std::string& host) {
   const Pulse& pulse = finding.pulse;
   const bool died = finding.kind == Finding::Kind::died;
   std::string text = "rank " + std::to_string(pulse.rank) + " (process " +
                      std::to_string(pulse.process) + " on " + host + ") ";
   text += died ? "died in " : "stands still: ";
-  text += name_of(pulse.phase);
-  if (pulse.step >= 0) text += " of step " + std::to_string(pulse.step);
-  if (!pulse.call.empty()) text += ", in " + pulse.call;
+  text += where(pulse);
   if (died) return text + "; it was killed, for want of memory perhaps, or crashed";
   return text + ", for " + seconds_text(finding.seconds) + " where " + seconds_text(finding.limit) +
          " are the limit";

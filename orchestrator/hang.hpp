@@ -34,6 +34,8 @@ struct Finding {
 // "rank 2 (process 4711 on node7) stands still: backward of step 41, in all_reduce, for 2.1 s where
 // 2.0 s are the limit"
 std::string describe(const Finding& finding, const std::string& host);
+// "backward of step 41, in all_reduce"
+std::string where(const Pulse& pulse);
 
 // Looks at the same ranks again and again; ranks may be added at the end. What passes while nobody
 // looks does not count: a paused machine is not a hang.

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <future>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
@@ -23,7 +24,12 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr auto kPeriod = std::chrono::milliseconds(100);
-constexpr double kPrecedence = 0.5;  // seconds
+// Seconds. `demist run` ends an attempt faster than a rank, and launchers end it themselves when a
+// rank died; ranks that have nothing to report follow the one that does; and a lost connection is
+// the consequence of what others may report.
+constexpr double kPrecedence = 0.5, kPrecedenceOfReport = 1.5, kPrecedenceOfCause = 5;
+// To abort connections: a driver may not answer.
+constexpr auto kAbortLimit = std::chrono::seconds(5);
 
 // What rank 0 says: an environment variable does not reach other machines.
 std::string agree_on_attempt(const mpi::Comm& world) {
@@ -123,6 +129,26 @@ std::string record_finding(const WatchedStage& stage, const Finding& finding) {
   return message;
 }
 
+std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,
+                           const std::string& trouble) {
+  const std::string host = host_name();
+  const std::string message = "rank " + std::to_string(pulse.rank) + " (process " +
+                              std::to_string(pulse.process) + " on " + host +
+                              ") lost its connections in " + where(pulse) + ": " + trouble;
+  append_event(stage.run_dir, "connection_lost",
+               ordered_json{{"stage", stage.stage},
+                            {"rank", pulse.rank},
+                            {"host", host},
+                            {"process", pulse.process},
+                            {"phase", name_of(pulse.phase)},
+                            {"call", pulse.call},
+                            {"step", pulse.step},
+                            {"problem", trouble}});
+  write_exit_record(stage.run_dir, {unix_seconds(), stage.stage, pulse.rank, host,
+                                    ExitCode::suspect, message, true});
+  return message;
+}
+
 RankWatch::RankWatch(const mpi::Comm& world, const fs::path& run_dir, const std::string& stage,
                      const Patience& patience)
     : stage_{run_dir, stage, agree_on_attempt(world)} {
@@ -145,25 +171,58 @@ RankWatch::~RankWatch() {
 
 void RankWatch::watch(const std::stop_token& stop, const Patience& patience) {
   RankObserver observer(stage_, patience);
-  double found_at = 0;
+  Since since;
   std::mutex mutex;
   std::condition_variable_any stopped;
   std::unique_lock lock(mutex);
   while (!stopped.wait_for(lock, stop, kPeriod, [&] { return stop.stop_requested(); })) {
     heartbeat_->tick();
-    const std::optional<Finding> finding = observer.look();
-    if (!finding) found_at = 0;
-    if (!finding) continue;
-    // `demist run` ends an attempt faster; and launchers end it themselves when a rank died.
-    if (found_at == 0) found_at = steady_seconds();
-    if (steady_seconds() < found_at + kPrecedence || !observer.claim(*finding)) continue;
-    say(record_finding(stage_, *finding));
-    heartbeat_->leave();
-    // A stopped process does not hear a friendlier signal.
-    if (finding->pulse.alive && finding->pulse.process != ::getpid())
-      ::kill(finding->pulse.process, SIGKILL);
-    std::_Exit(static_cast<int>(ExitCode::suspect));
+    act_on(observer, observer.look(), since);
+    act_on(heartbeat_->connections().trouble(), since);
   }
+}
+
+void RankWatch::act_on(const RankObserver& observer, const std::optional<Finding>& finding,
+                       Since& since) {
+  if (!finding) since.finding = 0;
+  if (!finding) return;
+  if (since.finding == 0) since.finding = steady_seconds();
+  const double passed = steady_seconds() - since.finding;
+  if (passed < kPrecedence) return;
+  const bool first = observer.claim(*finding);
+  if (!first && passed < kPrecedenceOfReport) return;
+  if (first) say(record_finding(stage_, *finding));
+  // A stopped process does not hear a friendlier signal.
+  const bool mine = finding->pulse.process == ::getpid();
+  if (first && finding->pulse.alive && !mine) ::kill(finding->pulse.process, SIGKILL);
+  // Nobody need look for a reason why the others end. That this rank is gone, others must see.
+  if (!mine) heartbeat_->leave();
+  end_process();
+}
+
+void RankWatch::act_on(const std::string& trouble, Since& since) {
+  if (trouble.empty()) return;
+  if (since.trouble == 0) since.trouble = steady_seconds();
+  if (steady_seconds() < since.trouble + kPrecedenceOfCause) return;
+  say(record_trouble(stage_, own_pulse(), trouble));
+  heartbeat_->leave();
+  end_process();
+}
+
+Pulse RankWatch::own_pulse() const {
+  return HeartbeatReader(heartbeat_folder(stage_.run_dir) / file_name(stage_, world_.rank()))
+      .read();
+}
+
+void RankWatch::end_process() {
+  heartbeat_->condemn();
+  std::promise<void> aborted;
+  std::thread([&] {
+    heartbeat_->connections().abort();
+    aborted.set_value();
+  }).detach();
+  aborted.get_future().wait_for(kAbortLimit);
+  std::_Exit(static_cast<int>(ExitCode::suspect));
 }
 
 }  // namespace demist

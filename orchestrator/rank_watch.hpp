@@ -57,9 +57,15 @@ class RankObserver {
 // already. Returns the message for people.
 std::string record_finding(const WatchedStage& stage, const Finding& finding);
 
-// A rank's own heartbeat, and the thread that watches over all ranks of its machine: when one is
-// dead or hung, and `demist run` is not there to say so, it says so and ends this process with
-// ExitCode::suspect, which ends the job.
+// The same for a connection of this rank through which nothing will come any more (event
+// `connection_lost`). Some other rank is the cause, so its record goes before.
+std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,
+                           const std::string& trouble);
+
+// A rank's own heartbeat, and the thread that watches over all ranks of its machine and over this
+// rank's connections: when a rank is dead or hung, or a connection is lost, and `demist run` is not
+// there to say so, it says so, aborts the connections, on which the rank's own thread or device may
+// be stuck, and ends this process with ExitCode::suspect, which ends the job.
 class RankWatch {
  public:
   // Collective. `patience`: of the run.
@@ -71,7 +77,15 @@ class RankWatch {
   const mpi::Comm& world() const { return world_; }  // shows its collectives in the heartbeat
 
  private:
+  // Since when something has been found, in seconds of the steady clock; 0: it has not.
+  struct Since {
+    double finding = 0, trouble = 0;
+  };
   void watch(const std::stop_token& stop, const Patience& patience);
+  void act_on(const RankObserver& observer, const std::optional<Finding>& finding, Since& since);
+  void act_on(const std::string& trouble, Since& since);
+  Pulse own_pulse() const;
+  [[noreturn]] void end_process();
 
   WatchedStage stage_;
   std::unique_ptr<Heartbeat> heartbeat_;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
+#include <exception>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -177,7 +178,13 @@ Trainer::Trainer(const mpi::Comm& world, const TrainerConfig& config,
                  const data::Source* held_out)
     : impl_(std::make_unique<Impl>(world, config, std::move(source), std::move(device), held_out)) {
 }
-Trainer::~Trainer() = default;
+Trainer::~Trainer() {
+  // Where an error ends this rank, the device may be in collectives to which other ranks no longer
+  // come, and buffers wait for the device before they go.
+  if (std::uncaught_exceptions() == 0) return;
+  impl_->groups.tensor->abort();
+  impl_->groups.data->abort();
+}
 
 std::int64_t Trainer::step() const { return impl_->step; }
 const Backend& Trainer::backend() const { return *impl_->backend; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/cuda_backend.hpp"
 
+#include "core/mpi.hpp"
 #include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/row_kernels.hpp"
 #include "kernels/cuda/work_sizes.hpp"
@@ -29,6 +30,7 @@ void CudaBackend::upload(void* to, const void* from, std::size_t bytes) {
 }
 
 void CudaBackend::download(void* to, const void* from, std::size_t bytes) {
+  const mpi::Call call(heartbeat_, "the device");
   if (bytes > 0)
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_.get()),
           "copy from the device");

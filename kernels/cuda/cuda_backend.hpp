@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "core/heartbeat.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/cuda/device_memory.hpp"
 #include "kernels/cuda/gemm.hpp"
@@ -22,6 +23,8 @@ class CudaBackend final : public Backend {
   std::string name() const override { return name_; }
   Memory& memory() override { return memory_; }
   const Stream& stream() const { return stream_; }
+  // Shows when the host waits for the device: it may in turn wait for other ranks.
+  void watched_by(Heartbeat* heartbeat) { heartbeat_ = heartbeat; }
 
   void upload(void* to, const void* from, std::size_t bytes) override;
   void download(void* to, const void* from, std::size_t bytes) override;
@@ -84,6 +87,7 @@ class CudaBackend final : public Backend {
   const void* bias_as(DType dtype, std::span<const float> bias);
 
   std::string name_;
+  Heartbeat* heartbeat_ = nullptr;
   Stream stream_;
   DeviceMemory memory_;
   Uploader uploader_;

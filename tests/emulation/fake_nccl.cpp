@@ -12,6 +12,7 @@
 #include "tests/emulation/device_memory.hpp"
 #include "tests/emulation/emulator.hpp"
 #include "tests/emulation/nccl_communicator.hpp"
+#include "tests/emulation/nccl_faults.hpp"
 #include "tests/emulation/nccl_operation.hpp"
 #include "tests/emulation/streams.hpp"
 
@@ -185,6 +186,13 @@ ncclResult_t point_to_point(Transfer::Role role, const Call& call, ncclComm_t co
   return submit(lock, std::move(transfer), stream);
 }
 
+// MPI may be called by its main thread only; a watchdog's finds what that one has left.
+bool may_use_mpi() {
+  int main_thread = 0;
+  MPI_Is_thread_main(&main_thread);
+  return main_thread != 0;
+}
+
 ncclResult_t forget(ncclComm_t comm) {
   living().erase(comm);
   delete comm;
@@ -192,6 +200,20 @@ ncclResult_t forget(ncclComm_t comm) {
 }
 
 }  // namespace
+
+namespace demist::emu {
+
+NcclFaults& nccl_faults() {
+  static NcclFaults instance;
+  return instance;
+}
+
+std::size_t living_communicators() {
+  const Lock lock = lock_device();
+  return living().size();
+}
+
+}  // namespace demist::emu
 
 extern "C" {
 
@@ -236,6 +258,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   if (group.depth > 0) return refuse(ncclInvalidUsage, "initialization in a group is not imitated");
   if (size < 1 || rank < 0 || rank >= size)
     return refuse(ncclInvalidArgument, "rank or size out of range");
+  if (const ncclResult_t fault = demist::emu::nccl_faults().refuse_start; fault != ncclSuccess)
+    return refuse(fault, "as the test wants it");
   return hand_out(lock, comm, std::make_shared<Communicator>(id, rank, size, blocking));
 }
 ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId id, int rank) {
@@ -259,6 +283,11 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
   if (!living().contains(comm))
     return refuse(ncclInvalidArgument, "the communicator does not exist, or no longer");
   Communicator& own = *comm->communicator;
+  const ncclResult_t broken = demist::emu::nccl_faults().broken;
+  if (!may_use_mpi() || broken != ncclSuccess) {
+    *error = broken != ncclSuccess ? broken : own.state();
+    return ncclSuccess;
+  }
   *error = own.poll_due() ? ncclInProgress : own.advance();
   own.poll();
   return ncclSuccess;
@@ -285,7 +314,9 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   // Its messages may still be on their way, and MPI may be gone when this program ends.
   static auto& aborted = *new std::vector<std::shared_ptr<Communicator>>;
   aborted.push_back(comm->communicator);
-  return forget(comm);
+  forget(comm);
+  std::fprintf(stderr, "emulated NCCL: aborted a communicator, %zu left\n", living().size());
+  return ncclSuccess;
 }
 ncclResult_t ncclCommCount(const ncclComm_t comm, int* count) {
   const Lock lock = lock_device();

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "tests/emulation/nccl_communicator.hpp"
+#include "tests/emulation/nccl_faults.hpp"
 
 namespace demist::emu {
 namespace {
@@ -122,6 +123,7 @@ void Communicator::settle(std::uint64_t id, int rank, std::vector<int> members) 
 }
 
 ncclResult_t Communicator::advance() {
+  if (nccl_faults().stall_start && state_ == ncclInProgress) return state_;
   if (state_ == ncclInProgress && joining_ != nullptr) {
     state_ = joining_();
     if (state_ != ncclInProgress) joining_ = nullptr;

@@ -39,6 +39,9 @@ class Communicator {
   // returns.
   virtual void detach() {}
   virtual void join() {}
+  // What is under way ends, whatever the others do, and leaves anything behind; from now on the
+  // communicator can only be destroyed. For a rank that ends with an error.
+  virtual void abort() {}
 };
 
 // Longer messages are cut; tests lower the limits to reach that code with short ones.

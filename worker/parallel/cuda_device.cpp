@@ -47,6 +47,7 @@ Device make_cuda_device(const mpi::Comm& world) {
   mpi::together(world, "start CUDA",
                 [&] { device.backend = std::make_unique<cuda::CudaBackend>(); });
   auto& backend = static_cast<cuda::CudaBackend&>(*device.backend);
+  backend.watched_by(world.heartbeat());
   device.communicator_over = [&backend](const mpi::Comm& comm) {
     return comm.size() == 1 ? make_local_communicator() : make_nccl_communicator(comm, backend);
   };

@@ -4,57 +4,56 @@
 #include <nccl.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
-#include <thread>
+#include <exception>
 #include <vector>
 
 #include "kernels/cuda/combine_terms.hpp"
+#include "worker/parallel/nccl_link.hpp"
 #include "worker/parallel/slices.hpp"
 
 namespace demist {
 namespace {
-
-// Hundreds of ranks on a busy file system may take a minute to arrive.
-constexpr std::chrono::seconds kStartLimit{300};
-
-void check(ncclResult_t result, const char* what) {
-  if (result == ncclSuccess || result == ncclInProgress) return;
-  throw EnvironmentError(std::string("NCCL: ") + what + ": " + ncclGetErrorString(result) +
-                         "; NCCL_DEBUG=INFO shows more");
-}
 
 template <class T>
 constexpr ncclDataType_t type_of() {
   return std::is_same_v<T, float> ? ncclFloat32 : ncclInt64;
 }
 
+// Calls of NCCL that go on side by side. An error leaves no group open behind it.
+class NcclGroup {
+ public:
+  explicit NcclGroup(const char* what) : what_(what) { check(ncclGroupStart(), what); }
+  ~NcclGroup() {
+    if (open_) ncclGroupEnd();
+  }
+  NcclGroup(const NcclGroup&) = delete;
+  NcclGroup& operator=(const NcclGroup&) = delete;
+  void end() {
+    open_ = false;
+    check(ncclGroupEnd(), what_);
+  }
+
+ private:
+  const char* what_;
+  bool open_ = true;
+};
+
 // Sums travel as slices between pairs of ranks, and the owner of a slice adds them by rank with a
 // kernel of our own: the bytes of the best reduce-scatter, and the same bits on any topology, which
 // NCCL's own sums of floats do not promise (cf. MpiCommunicator, which does the same).
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(const mpi::Comm& comm, cuda::CudaBackend& backend, std::size_t staging_bytes)
-      : comm_(comm.duplicate()), compute_(backend.stream()) {
-    ncclUniqueId id{};
-    mpi::together(comm_, "NCCL start", [&] {
-      if (comm_.rank() == 0) check(ncclGetUniqueId(&id), "unique id");
-    });
-    comm_.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
-    mpi::together(comm_, "NCCL start", [&] {
-      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      config.blocking = 0;
-      check(ncclCommInitRankConfig(&nccl_, comm_.size(), id, comm_.rank(), &config), "start");
-      await("start");
-    });
+  NcclCommunicator(const mpi::Comm& comm, cuda::CudaBackend& backend, const NcclLimits& limits)
+      : compute_(backend.stream()), link_(comm, limits.start), comm_(comm.duplicate()) {
     // The terms of all other ranks side by side.
-    piece_bytes_ = device_piece_bytes(size(), staging_bytes);
+    piece_bytes_ = device_piece_bytes(size(), limits.staging_bytes);
     staging_ = Buffer<std::byte>(piece_bytes_ * others(), backend.memory());
   }
   ~NcclCommunicator() override {
-    cudaStreamSynchronize(compute_.get());  // what was queued still needs it
+    // Where an error ends this rank, peers may never come to what is queued.
+    if (std::uncaught_exceptions() > 0) link_.abort();
+    cudaStreamSynchronize(compute_.get());  // what was queued still needs the communicator
     cudaStreamSynchronize(beside_.get());
-    if (nccl_ != nullptr) ncclCommDestroy(nccl_);
   }
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
@@ -66,6 +65,7 @@ class NcclCommunicator final : public Communicator {
     stream_->wait();
     comm_.barrier();
   }
+  void abort() override { link_.abort(); }
   void detach() override {
     border_.record(compute_);
     border_.hold(beside_);
@@ -93,24 +93,25 @@ class NcclCommunicator final : public Communicator {
   }
   void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) override {
     check_slices(starts, size(), all.size());
-    group("all-gather", [&] {
+    group("NCCL all-gather", [&](ncclComm_t nccl) {
       for (int r = 0; r < size(); ++r) {
         const auto at = static_cast<std::size_t>(r);
         std::byte* slice = all.data() + starts[at];
         const auto bytes = static_cast<std::size_t>(starts[at + 1] - starts[at]);
         if (bytes > 0)
-          check(ncclBroadcast(slice, slice, bytes, ncclUint8, r, nccl_, stream_->get()),
-                "all-gather");
+          check(ncclBroadcast(slice, slice, bytes, ncclUint8, r, nccl, stream_->get()),
+                "NCCL all-gather");
       }
     });
   }
   void broadcast(std::span<std::byte> bytes, int root) override {
     ensure(root >= 0 && root < size(), "communicator: no such root");
     if (bytes.empty()) return;
-    check(ncclBroadcast(bytes.data(), bytes.data(), bytes.size(), ncclUint8, root, nccl_,
-                        stream_->get()),
-          "broadcast");
-    await("broadcast");
+    group("NCCL broadcast", [&](ncclComm_t nccl) {
+      check(ncclBroadcast(bytes.data(), bytes.data(), bytes.size(), ncclUint8, root, nccl,
+                          stream_->get()),
+            "NCCL broadcast");
+    });
   }
 
  private:
@@ -123,27 +124,15 @@ class NcclCommunicator final : public Communicator {
 
   std::size_t others() const { return static_cast<std::size_t>(std::max(1, size() - 1)); }
 
-  // Calls of a communicator that does not block may return before they are queued.
-  void await(const char* what) {
-    const auto limit = std::chrono::steady_clock::now() + kStartLimit;
-    ncclResult_t state = ncclInProgress;
-    for (;;) {
-      check(ncclCommGetAsyncError(nccl_, &state), what);
-      if (state != ncclInProgress) break;
-      if (std::chrono::steady_clock::now() > limit)
-        throw EnvironmentError(std::string("NCCL: ") + what +
-                               ": some rank has not arrived in five minutes");
-      std::this_thread::sleep_for(std::chrono::microseconds(10));
-    }
-    check(state, what);
-  }
-
+  // calls(ncclComm_t) as one operation.
   template <class Calls>
   void group(const char* what, Calls&& calls) {
-    check(ncclGroupStart(), what);
-    calls();
-    check(ncclGroupEnd(), what);
-    await(what);
+    const mpi::Call shown(comm_, what);
+    link_.call(what, [&](ncclComm_t nccl) {
+      NcclGroup together(what);
+      calls(nccl);
+      together.end();
+    });
   }
 
   // The values are cut into one slice a rank: combined by its owner, then gathered.
@@ -193,30 +182,30 @@ class NcclCommunicator final : public Communicator {
   void exchange(std::span<const T> in, std::span<const std::int64_t> starts, std::int64_t at,
                 Count&& count) {
     const auto mine = static_cast<std::size_t>(rank());
-    group("sum", [&] {
+    group("NCCL sum", [&](ncclComm_t nccl) {
       std::byte* into = staging_.data();
       for (int r = 0; r < size(); ++r) {
         if (r == rank()) continue;
         const auto to = static_cast<std::size_t>(r);
         if (count(to) > 0)
           check(ncclSend(in.data() + starts[to] + at, static_cast<std::size_t>(count(to)),
-                         type_of<T>(), r, nccl_, stream_->get()),
-                "send");
+                         type_of<T>(), r, nccl, stream_->get()),
+                "NCCL send");
         if (count(mine) > 0)
-          check(ncclRecv(into, static_cast<std::size_t>(count(mine)), type_of<T>(), r, nccl_,
+          check(ncclRecv(into, static_cast<std::size_t>(count(mine)), type_of<T>(), r, nccl,
                          stream_->get()),
-                "receive");
+                "NCCL receive");
         into += piece_bytes_;
       }
     });
   }
 
-  mpi::Comm comm_;
   const cuda::Stream& compute_;
   cuda::Stream beside_;  // of collectives between detach() and join()
   const cuda::Stream* stream_ = &compute_;
   cuda::Event border_;
-  ncclComm_t nccl_ = nullptr;
+  NcclLink link_;  // goes before its streams
+  mpi::Comm comm_;
   std::size_t piece_bytes_ = 0;
   Buffer<std::byte> staging_;
 };
@@ -225,8 +214,8 @@ class NcclCommunicator final : public Communicator {
 
 std::unique_ptr<Communicator> make_nccl_communicator(const mpi::Comm& comm,
                                                      cuda::CudaBackend& backend,
-                                                     std::size_t staging_bytes) {
-  return std::make_unique<NcclCommunicator>(comm, backend, staging_bytes);
+                                                     const NcclLimits& limits) {
+  return std::make_unique<NcclCommunicator>(comm, backend, limits);
 }
 
 }  // namespace demist

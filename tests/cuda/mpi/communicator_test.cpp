@@ -113,7 +113,8 @@ TEST(NcclCommunicator, DetachedSumsFollowTheirInputs) {
 // Little staging: sums take many passes.
 TEST(NcclCommunicator, ConformsWhenSumsAreCut) {
   cuda::CudaBackend backend;
-  StagedCommunicator comm(backend, make_nccl_communicator(test::world(), backend, 100000));
+  StagedCommunicator comm(
+      backend, make_nccl_communicator(test::world(), backend, {.staging_bytes = 100000}));
   test::conforms(comm);
 }
 
