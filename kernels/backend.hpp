@@ -12,8 +12,20 @@
 
 namespace demist {
 
+// Copies out of a backend's memory that the host waits for later, beside operations given later.
+class ReadBack {
+ public:
+  virtual ~ReadBack() = default;
+  // Of what `from` holds after the operations given so far. `to` lies in host_memory().
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual bool arrived() = 0;  // everything so far
+  virtual void wait() = 0;     // until it has
+  virtual void hold() = 0;     // operations given from now on wait for it: they may write to `from`
+};
+
 // Every view and span given to an operation lies in the backend's memory(); upload and download are
-// the way in and out. Operations run in the order of their calls; only download() waits for them.
+// the way in and out. Operations run in the order of their calls; only download() and ReadBack wait
+// for them.
 //
 // S is the storage type of activations and matrices: fp32, or bf16 with every sum, statistic and
 // exponential in fp32 and one rounding on store. n = tokens, d = hidden, V = vocabulary rows held
@@ -30,8 +42,17 @@ class Backend {
   virtual bool on_host() const { return false; }
   // Bytes from host memory to the backend's; `from` may be reused at once.
   virtual void upload(void* to, const void* from, std::size_t bytes) = 0;
+  // The same, beside the operations given since the upload_beside() before this one, none of which
+  // may use `to`; those given from now on wait for it.
+  virtual void upload_beside(void* to, const void* from, std::size_t bytes) {
+    upload(to, from, bytes);
+  }
   // The other way; returns when the bytes are there.
   virtual void download(void* to, const void* from, std::size_t bytes) = 0;
+  // Which the backend must outlive.
+  virtual std::unique_ptr<ReadBack> make_read_back();
+  // Where copies go to that need not be waited for. May outlive the backend.
+  virtual Memory& host_memory() { return Memory::host(); }
   // Within the backend's memory; the ranges do not overlap.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void zero(void* to, std::size_t bytes) = 0;

@@ -11,6 +11,7 @@
 #include "worker/model/activations.hpp"
 #include "worker/model/device_batch.hpp"
 #include "worker/model/logits_chunk.hpp"
+#include "worker/model/model.hpp"
 #include "worker/parallel/slices.hpp"
 
 namespace demist {
@@ -105,7 +106,7 @@ class Planner {
   // Model: five rows of d a target, their norm's statistics, losses in double; a chunk's logits,
   // the parts' statistics and log-sum-exps.
   std::size_t head() const {
-    const std::size_t losses = (r_.on_device ? 1 : 2) * sizeof(double);
+    const std::size_t losses = Model::kLosses * (r_.on_device ? 1 : 2) * sizeof(double);
     const std::size_t row = 5 * size(r_.model.hidden) * element_ + 2 * sizeof(float) + losses;
     const std::size_t logits = size(logits_columns(shape_.vocab_local)) +
                                size(r_.layout.tensor_size) * size(CrossEntropyColumn::count) + 1;

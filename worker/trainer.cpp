@@ -407,13 +407,20 @@ StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batche
     reducer->add(grads.span(), layer);
     if (parts && layer < 0) parts->push_back({index, digest_of(*backend, grads.span())});
   };
+  // A loss is taken when the next micro-batch is queued: the device goes on from one to the other.
+  const data::MicroBatch* before = nullptr;
+  const auto take_loss = [&] {
+    if (before != nullptr)
+      totals.add(*before, model.take_loss(), model_flops(config.model, *before));
+  };
   for (const data::MicroBatch& batch : batches) {
     index = batch.index;
     mpi::enter(world, Phase::forward);
-    const double loss =
-        model.forward_backward(optimizer.weights(), grad_views, batch, key, on_gradients);
-    totals.add(batch, loss, model_flops(config.model, batch));
+    model.forward_backward(optimizer.weights(), grad_views, batch, key, on_gradients);
+    take_loss();
+    before = &batch;
   }
+  take_loss();
   return totals;
 }
 
@@ -467,13 +474,15 @@ checkpoint::Meta Trainer::Impl::meta() const {
 void Trainer::begin_save(checkpoint::BackgroundSave& save,
                          std::optional<double> held_out_loss) const {
   save.begin([&](checkpoint::Snapshot& snapshot) {
-    copy_state(snapshot);
+    impl_->optimizer.copy_state(snapshot);
+    snapshot.meta = impl_->meta();
     snapshot.meta.held_out_loss = held_out_loss;
   });
 }
 
 void Trainer::copy_state(checkpoint::Snapshot& snapshot) const {
   impl_->optimizer.copy_state(snapshot);
+  impl_->optimizer.wait_for_copy();
   snapshot.meta = impl_->meta();
 }
 

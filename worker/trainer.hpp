@@ -100,7 +100,7 @@ class Trainer {
   void inject(Fault fault);
   // Mean loss over micro-batches (0, 0..count) of a held-out source, dropout off. Collective.
   double held_out_loss(const data::Source& source, std::int32_t count);
-  // Copies the state aside and begins to write it. Collective. REQUIRES: !save.in_flight().
+  // Begins to copy the state aside, and then to write it. Collective. REQUIRES: !save.in_flight().
   // `held_out_loss` is this state's, where it was measured.
   void begin_save(checkpoint::BackgroundSave& save, std::optional<double> held_out_loss) const;
   // What this rank would save now: `snapshot` is empty, or this trainer's from before.

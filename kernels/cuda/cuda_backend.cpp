@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/cuda_backend.hpp"
 
+#include <algorithm>
+
 #include "core/mpi.hpp"
 #include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/row_kernels.hpp"
@@ -8,6 +10,40 @@
 
 namespace demist::cuda {
 namespace {
+
+// On a stream of its own, in pieces: what others copy meanwhile need not wait for all of them.
+class CudaReadBack final : public ReadBack {
+ public:
+  CudaReadBack(const Stream& operations, Heartbeat* heartbeat)
+      : operations_(operations), heartbeat_(heartbeat) {}
+  ~CudaReadBack() override { cudaStreamSynchronize(stream_.get()); }
+  CudaReadBack(const CudaReadBack&) = delete;
+  CudaReadBack& operator=(const CudaReadBack&) = delete;
+
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    given_.record(operations_);
+    given_.hold(stream_);
+    for (std::size_t at = 0; at < bytes; at += kPiece)
+      check(cudaMemcpyAsync(static_cast<std::byte*>(to) + at,
+                            static_cast<const std::byte*>(from) + at, std::min(kPiece, bytes - at),
+                            cudaMemcpyDeviceToHost, stream_.get()),
+            "copy from the device");
+    copied_.record(stream_);
+  }
+  bool arrived() override { return copied_.reached(); }
+  void wait() override {
+    const mpi::Call call(heartbeat_, "the device");
+    copied_.wait();
+  }
+  void hold() override { copied_.hold(operations_); }
+
+ private:
+  static constexpr std::size_t kPiece = std::size_t{64} << 20;
+  const Stream& operations_;
+  Heartbeat* heartbeat_;
+  Stream stream_;
+  Event given_, copied_;
+};
 
 std::string device_name() {
   int device = 0;
@@ -19,22 +55,33 @@ std::string device_name() {
 
 }  // namespace
 
-CudaBackend::CudaBackend()
-    : name_(device_name()), memory_(stream_), uploader_(stream_), gemm_(stream_, memory_) {}
+CudaBackend::CudaBackend() : name_(device_name()), memory_(stream_), gemm_(stream_, memory_) {}
 
 // Buffers below must not go before the work that uses them.
-CudaBackend::~CudaBackend() { cudaStreamSynchronize(stream_.get()); }
+CudaBackend::~CudaBackend() {
+  cudaStreamSynchronize(stream_.get());
+  cudaStreamSynchronize(beside_.get());
+}
 
 void CudaBackend::upload(void* to, const void* from, std::size_t bytes) {
-  uploader_.copy(to, from, bytes);
+  uploader_.copy(to, from, bytes, stream_);
+}
+
+void CudaBackend::upload_beside(void* to, const void* from, std::size_t bytes) {
+  given_.hold(beside_);
+  given_.record(stream_);
+  uploader_.copy(to, from, bytes, beside_);
+  copied_.record(beside_);
+  copied_.hold(stream_);
 }
 
 void CudaBackend::download(void* to, const void* from, std::size_t bytes) {
   const mpi::Call call(heartbeat_, "the device");
-  if (bytes > 0)
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_.get()),
-          "copy from the device");
-  stream_.wait();
+  downloader_.copy(to, from, bytes, stream_);
+}
+
+std::unique_ptr<ReadBack> CudaBackend::make_read_back() {
+  return std::make_unique<CudaReadBack>(stream_, heartbeat_);
 }
 
 void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {

@@ -27,7 +27,10 @@ class CudaBackend final : public Backend {
   void watched_by(Heartbeat* heartbeat) { heartbeat_ = heartbeat; }
 
   void upload(void* to, const void* from, std::size_t bytes) override;
+  void upload_beside(void* to, const void* from, std::size_t bytes) override;
   void download(void* to, const void* from, std::size_t bytes) override;
+  std::unique_ptr<ReadBack> make_read_back() override;
+  Memory& host_memory() override { return PinnedMemory::instance(); }
   void copy(void* to, const void* from, std::size_t bytes) override;
   void zero(void* to, std::size_t bytes) override;
   void prepare(const StepShape& shape) override;
@@ -88,9 +91,12 @@ class CudaBackend final : public Backend {
 
   std::string name_;
   Heartbeat* heartbeat_ = nullptr;
-  Stream stream_;
+  Stream stream_, beside_;
+  Event given_;   // the operations before the last upload_beside()
+  Event copied_;  // what it copied
   DeviceMemory memory_;
   Uploader uploader_;
+  Downloader downloader_;
   Gemm gemm_;
   Buffer<std::byte> workspace_;
   Tensor bias_;

@@ -40,11 +40,16 @@ void* PinnedMemory::allocate(std::size_t bytes) {
 
 void PinnedMemory::release(void* block) noexcept { cudaFreeHost(block); }
 
-Uploader::Uploader(const Stream& stream) : stream_(stream) {
-  for (Slot& slot : slots_) slot.bytes = Buffer<std::byte>(kSlotBytes, memory_);
+PinnedMemory& PinnedMemory::instance() {
+  static PinnedMemory memory;
+  return memory;
 }
 
-void Uploader::copy(void* to, const void* from, std::size_t bytes) {
+Uploader::Uploader() {
+  for (Slot& slot : slots_) slot.bytes = Buffer<std::byte>(kSlotBytes, PinnedMemory::instance());
+}
+
+void Uploader::copy(void* to, const void* from, std::size_t bytes, const Stream& stream) {
   for (std::size_t at = 0; at < bytes; at += kSlotBytes) {
     const std::size_t count = std::min(kSlotBytes, bytes - at);
     Slot& slot = slots_[next_];
@@ -52,10 +57,26 @@ void Uploader::copy(void* to, const void* from, std::size_t bytes) {
     slot.copied.wait();
     std::memcpy(slot.bytes.data(), static_cast<const std::byte*>(from) + at, count);
     check(cudaMemcpyAsync(static_cast<std::byte*>(to) + at, slot.bytes.data(), count,
-                          cudaMemcpyHostToDevice, stream_.get()),
+                          cudaMemcpyHostToDevice, stream.get()),
           "copy to the device");
-    slot.copied.record(stream_);
+    slot.copied.record(stream);
   }
+}
+
+Downloader::Downloader() : bytes_(kBytes, PinnedMemory::instance()) {}
+
+void Downloader::copy(void* to, const void* from, std::size_t bytes, const Stream& stream) {
+  std::size_t at = 0;
+  do {
+    const std::size_t count = std::min(kBytes, bytes - at);
+    if (count > 0)
+      check(cudaMemcpyAsync(bytes_.data(), static_cast<const std::byte*>(from) + at, count,
+                            cudaMemcpyDeviceToHost, stream.get()),
+            "copy from the device");
+    stream.wait();
+    if (count > 0) std::memcpy(static_cast<std::byte*>(to) + at, bytes_.data(), count);
+    at += count;
+  } while (at < bytes);
 }
 
 }  // namespace demist::cuda

@@ -30,14 +30,15 @@ class PinnedMemory final : public Memory {
   void* allocate(std::size_t bytes) override;
   void release(void* block) noexcept override;
   std::size_t available() const override { return Memory::host().available(); }
+  static PinnedMemory& instance();  // for blocks that may outlive a backend
 };
 
 // Copies host memory to the device behind the caller's back: bytes are set aside in pinned memory,
 // so that neither the caller nor the device's queue has to wait. Longer copies go in pieces.
 class Uploader {
  public:
-  explicit Uploader(const Stream& stream);
-  void copy(void* to, const void* from, std::size_t bytes);
+  Uploader();
+  void copy(void* to, const void* from, std::size_t bytes, const Stream& stream);
 
  private:
   static constexpr std::size_t kSlots = 4;
@@ -47,10 +48,21 @@ class Uploader {
     Event copied;  // the device has read the slot
   };
 
-  const Stream& stream_;
-  PinnedMemory memory_;
   std::array<Slot, kSlots> slots_;
   std::size_t next_ = 0;
+};
+
+// The other way, by way of pinned memory too: the driver would do the same for memory that is not,
+// but decides by itself when.
+class Downloader {
+ public:
+  Downloader();
+  // Returns when the bytes are there, and all work of the stream is done.
+  void copy(void* to, const void* from, std::size_t bytes, const Stream& stream);
+
+ private:
+  static constexpr std::size_t kBytes = std::size_t{4} << 20;
+  Buffer<std::byte> bytes_;
 };
 
 }  // namespace demist::cuda

@@ -43,6 +43,11 @@ class Event {
   void record(const Stream& stream) { check(cudaEventRecord(event_, stream.get()), "event"); }
   // Returns at once when nothing was recorded.
   void wait() const { check(cudaEventSynchronize(event_), "work on the device"); }
+  bool reached() const {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state != cudaErrorNotReady) check(state, "work on the device");
+    return state == cudaSuccess;
+  }
   void hold(const Stream& stream) const {
     check(cudaStreamWaitEvent(stream.get(), event_, 0), "wait for an event");
   }

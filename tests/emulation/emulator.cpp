@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "tests/emulation/counters.hpp"
 #include "tests/emulation/fiber.hpp"
 #include "tests/emulation/sanitizers.hpp"
 #include "tests/emulation/streams.hpp"
@@ -252,7 +253,12 @@ cudaError_t launch(const Launch& launch, cudaStream_t stream, std::function<void
     return complain(cudaErrorInvalidValue, "launch at " + place_of(launch.where) + ": " +
                                                std::to_string(launch.shared_bytes) +
                                                " bytes of dynamic shared memory");
-  return enqueue(stream, [launch, kernel = std::move(kernel)] { run_grid(launch, kernel); });
+  Lock lock = lock_device();
+  ++counters().launches;
+  return enqueue(lock, stream, {[launch, kernel = std::move(kernel)] {
+                   run_grid(launch, kernel);
+                   return Progress::done;
+                 }});
 }
 
 void run_grid(const Launch& launch, const std::function<void()>& kernel) {

@@ -7,12 +7,14 @@
 #include <cstring>
 #include <set>
 
+#include "tests/emulation/counters.hpp"
 #include "tests/emulation/cublaslt_problem.hpp"
 #include "tests/emulation/device_memory.hpp"
 #include "tests/emulation/emulator.hpp"
 #include "tests/emulation/streams.hpp"
 
 using demist::emu::Algorithm;
+using demist::emu::counters;
 using demist::emu::in_device_memory;
 using demist::emu::Lock;
 using demist::emu::lock_device;
@@ -336,6 +338,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   const Descriptors descriptors{handle, matmul, a, b, c, d};
   if (!all_given(descriptors) || preference == nullptr || wanted < 1)
     return refuse(CUBLAS_STATUS_INVALID_VALUE, "cublasLtMatmulAlgoGetHeuristic: an argument");
+  {
+    const Lock lock = lock_device();
+    ++counters().plans;
+  }
   *found = 0;
   const Problem problem = problem_of(descriptors);
   if (const std::string why = problem.objection(); !why.empty())

@@ -5,11 +5,13 @@
 #include <set>
 #include <vector>
 
+#include "tests/emulation/counters.hpp"
 #include "tests/emulation/device_memory.hpp"
 #include "tests/emulation/emulator.hpp"
 #include "tests/emulation/streams.hpp"
 
 using demist::emu::complain;
+using demist::emu::counters;
 using demist::emu::done;
 using demist::emu::enqueue;
 using demist::emu::in_device_memory;
@@ -102,6 +104,8 @@ cudaError_t copy(cudaStream_t stream, const Area& to, const Area& from, cudaMemc
   Lock lock = lock_device();
   cudaError_t error = resolve_kind(to, from, kind);
   if (error != cudaSuccess || to.extent() == 0) return error;
+  if (place_of(to.data) == Place::pageable || place_of(from.data) == Place::pageable)
+    ++counters().pageable_copies;
   if (kind == cudaMemcpyHostToDevice && place_of(from.data) == Place::pageable) {
     std::vector<char> staged(from.bytes * from.rows);
     for (std::size_t r = 0; r < from.rows; ++r)
@@ -110,6 +114,8 @@ cudaError_t copy(cudaStream_t stream, const Area& to, const Area& from, cudaMemc
                      copy_now(to, {staged.data(), to.bytes, to.bytes, to.rows}, kind);
                    }));
   }
+  if (kind == cudaMemcpyDeviceToHost)  // whoever reads it too early gets NaN
+    for (std::size_t r = 0; r < to.rows; ++r) std::memset(to.row(r), 0xff, to.bytes);
   error = enqueue(lock, stream, once([=] { copy_now(to, from, kind); }));
   const bool waits = kind == cudaMemcpyHostToHost ||
                      (kind == cudaMemcpyDeviceToHost && place_of(to.data) == Place::pageable);
@@ -133,44 +139,52 @@ extern "C" {
 
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   const Lock lock = lock_device();
+  ++counters().allocations;
   return demist::emu::allocate(p, bytes, Place::device);
 }
 // Like the real one, waits for all work first.
 cudaError_t cudaFree(void* p) {
   Lock lock = lock_device();
+  ++counters().allocations;
   const cudaError_t error = run_all(lock);
   const cudaError_t released = demist::emu::release_memory(p, Place::device);
   return error == cudaSuccess ? released : error;
 }
 cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t stream) {
   const Lock lock = lock_device();
+  ++counters().allocations;
   if (!demist::emu::is_stream(stream))
     return complain(cudaErrorInvalidResourceHandle, "cudaMallocAsync: no such stream");
   return demist::emu::allocate(p, bytes, Place::device);
 }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
   Lock lock = lock_device();
+  ++counters().allocations;
   if (p != nullptr && place_of(p) != Place::device)
     return complain(cudaErrorInvalidValue, "cudaFreeAsync: not device memory");
   return enqueue(lock, stream, once([p] { demist::emu::release_memory(p, Place::device); }));
 }
 cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned) {
   const Lock lock = lock_device();
+  ++counters().allocations;
   return demist::emu::allocate(p, bytes, Place::pinned);
 }
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
 cudaError_t cudaFreeHost(void* p) {
   Lock lock = lock_device();
+  ++counters().allocations;
   const cudaError_t error = run_all(lock);
   const cudaError_t released = demist::emu::release_memory(p, Place::pinned);
   return error == cudaSuccess ? released : error;
 }
 cudaError_t cudaHostRegister(void* p, std::size_t bytes, unsigned) {
   const Lock lock = lock_device();
+  ++counters().allocations;
   return demist::emu::pin(p, bytes);
 }
 cudaError_t cudaHostUnregister(void* p) {
   Lock lock = lock_device();
+  ++counters().allocations;
   const cudaError_t error = run_all(lock);
   const cudaError_t released = demist::emu::unpin(p);
   return error == cudaSuccess ? released : error;
@@ -222,6 +236,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
   const Lock lock = lock_device();
+  ++counters().objects;
   if (flags > cudaStreamNonBlocking)
     return complain(cudaErrorInvalidValue, "cudaStreamCreate: flags");
   *stream = demist::emu::make_stream(flags, priority);
@@ -235,6 +250,7 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Lock lock = lock_device();
+  ++counters().synchronizations;
   return run_stream(lock, stream);
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -248,6 +264,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 // The real one lets queued work go on; so does this, by finishing it.
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   Lock lock = lock_device();
+  ++counters().objects;
   if (stream == nullptr)
     return complain(cudaErrorInvalidResourceHandle, "cudaStreamDestroy: the default stream");
   const cudaError_t error = run_stream(lock, stream);
@@ -256,17 +273,20 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaDeviceSynchronize() {
   Lock lock = lock_device();
+  ++counters().synchronizations;
   return run_all(lock);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   const Lock lock = lock_device();
+  ++counters().objects;
   events().insert(*event = new CUevent_st{.flags = flags});
   return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Lock lock = lock_device();
+  ++counters().objects;
   const cudaError_t error = check_event(event);
   if (error != cudaSuccess) return error;
   events().erase(event);
@@ -296,6 +316,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   Lock lock = lock_device();
+  ++counters().event_waits;
   const cudaError_t error = check_event(event);
   if (error != cudaSuccess) return error;
   return run_until(lock, [ticket = event->recorded] { return done(ticket); });

@@ -109,6 +109,12 @@ class GoldenModel {
   ModelViews weights_, grads_;
 };
 
+// Gradients of a batch; returns its loss.
+double train(GoldenModel& m, const data::MicroBatch& batch, std::uint64_t dropout_key) {
+  m.model().forward_backward(m.weights(), m.grads(), batch, dropout_key);
+  return m.model().take_loss();
+}
+
 class ModelGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(ModelGolden, LogitsMatch) {
@@ -127,7 +133,7 @@ TEST_P(ModelGolden, MeanLossAndAllGradientsMatch) {
   GoldenModel m(GetParam());
   data::MicroBatch b = m.batch(false);
   for (float& w : b.weight) w = 1.0f / static_cast<float>(b.weight.size());
-  const double loss = m.model().forward_backward(m.weights(), m.grads(), b, 0);
+  const double loss = train(m, b, 0);
   const double expected = m.golden().expected.at("loss.mean").values[0];
   EXPECT_NEAR(loss, expected, 1e-5 * expected);
   EXPECT_NEAR(m.model().loss(m.weights(), b), expected, 1e-5 * expected);
@@ -147,7 +153,7 @@ TEST_P(ModelGolden, MeanLossAndAllGradientsMatch) {
 
 TEST_P(ModelGolden, WeightsAndSmoothingMatch) {
   GoldenModel m(GetParam());
-  const double loss = m.model().forward_backward(m.weights(), m.grads(), m.batch(true), 0);
+  const double loss = train(m, m.batch(true), 0);
   const double expected = m.golden().expected.at("loss.weighted").values[0];
   EXPECT_NEAR(loss, expected, 1e-5 * expected);
   for (const auto& [name, tensor] : m.golden().weighted_gradients)
@@ -160,7 +166,7 @@ TEST_P(ModelGolden, GradientsWithDropoutMatchFiniteDifferences) {
   GoldenModel m(GetParam(), 0.3f);
   const data::MicroBatch b = m.batch(true);
   constexpr std::uint64_t kKey = 77;
-  const double loss = m.model().forward_backward(m.weights(), m.grads(), b, kKey);
+  const double loss = train(m, b, kKey);
   EXPECT_GT(std::abs(loss - m.model().loss(m.weights(), b)), 1e-3 * loss) << "dropout is off";
   std::map<std::string, std::vector<float>> gradients;
   for (const Parameter& p : m.table().parameters()) {
@@ -180,7 +186,7 @@ TEST_P(ModelGolden, GradientsWithDropoutMatchFiniteDifferences) {
       const std::vector<float> before(values.begin(), values.end());
       for (std::size_t i = 0; i < values.size(); ++i)
         values[i] += static_cast<float>(distance * direction[i]);
-      const double result = m.model().forward_backward(m.weights(), m.grads(), b, kKey);
+      const double result = train(m, b, kKey);
       std::ranges::copy(before, values.begin());
       return result;
     };

@@ -53,9 +53,10 @@ class Pass {
     batch.id_groups = data::group_tokens(batch.ids);
     batch.position_groups = data::group_tokens(batch.positions);
     float* const vectors = weights_.data() + end;
-    loss_ = model_.forward_backward(
+    model_.forward_backward(
         make_views(config_, table_, matrices_.view().data, c.compute, vectors),
         make_views(config_, table_, grads_.data(), DType::f32, grads_.data() + end), batch, 99);
+    loss_ = model_.take_loss();
   }
   double loss() const { return loss_; }
   const std::vector<float>& grads() const { return grads_; }

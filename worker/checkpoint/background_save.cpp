@@ -162,6 +162,7 @@ bool BackgroundSave::Impl::advance() {
 }
 
 bool BackgroundSave::Impl::leave_preparing() {
+  if (snapshot.arrived && !snapshot.arrived()) return false;
   std::optional<Result> word;
   if (!is_first())
     word = word_of_first();

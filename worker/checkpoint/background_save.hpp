@@ -42,8 +42,9 @@ class BackgroundSave {
   BackgroundSave(const BackgroundSave&) = delete;
   BackgroundSave& operator=(const BackgroundSave&) = delete;
 
-  // `fill` brings the snapshot to the state to be saved; it finds it as the last save left it, so
-  // that buffers are made once. Throws on all ranks when it throws on one. REQUIRES: !in_flight().
+  // `fill` brings the snapshot to the state to be saved, or has it on its way (Snapshot::arrived);
+  // it finds it as the last save left it, so that buffers are made once. Throws on all ranks when
+  // it throws on one. REQUIRES: !in_flight().
   void begin(const std::function<void(Snapshot&)>& fill);
   bool in_flight() const;
   // The end of the save in flight, once: empty while it goes on, and when there is none.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -61,6 +62,8 @@ struct Snapshot {
   std::vector<Piece> pieces;
   Meta meta;
   std::vector<Buffer<float>> copies;
+  // Whether the copies are whole; empty: they are. For the thread that had them made.
+  std::function<bool()> arrived = {};
 };
 
 // Collective. Each rank writes its pieces to one HDF5 file in <root>/step-XXXXXXXX.tmp, syncs;

@@ -40,7 +40,7 @@ std::size_t DeviceBatch::most_bytes(std::int64_t tokens, std::int64_t targets) {
   const std::size_t a_token = aligned(n * number);
   const std::size_t grouping = 2 * a_token + aligned((n + 1) * number);
   const std::size_t encoder = aligned(n * sizeof(std::uint64_t)) + 4 * a_token + 2 * grouping;
-  return encoder + 4 * aligned(m * number);
+  return 2 * (encoder + 4 * aligned(m * number));
 }
 
 void DeviceBatch::load(const data::MicroBatch& batch, std::int64_t vocab_size) {
@@ -64,15 +64,17 @@ void DeviceBatch::move_to_device() {
   std::size_t bytes = 0;
   for_spans(encoder_, head_, [&](auto& span) { bytes += aligned(span.size_bytes()); });
   packed_.resize(bytes);
-  ensure(bytes <= device_.size(), "a larger batch than planned");
+  ensure(bytes <= device_.size() / 2, "a larger batch than planned");
+  second_ = !second_;
+  std::byte* room = device_.data() + (second_ ? device_.size() / 2 : 0);
   std::size_t at = 0;
   for_spans(encoder_, head_, [&](auto& span) {
     if (!span.empty()) std::memcpy(packed_.data() + at, span.data(), span.size_bytes());
     using Element = typename std::remove_reference_t<decltype(span)>::element_type;
-    span = {reinterpret_cast<Element*>(device_.data() + at), span.size()};
+    span = {reinterpret_cast<Element*>(room + at), span.size()};
     at += aligned(span.size_bytes());
   });
-  backend_.upload(device_.data(), packed_.data(), bytes);
+  backend_.upload_beside(room, packed_.data(), bytes);
 }
 
 }  // namespace demist

@@ -28,12 +28,13 @@ struct HeadInput {
 };
 
 // Views of one batch at a time. In host memory they point into the batch that was given, which must
-// outlive its use; else everything is packed and copied in one piece.
+// outlive its use; else everything is packed and copied in one piece, beside what the backend still
+// does with the batch before: there is room for two.
 class DeviceBatch {
  public:
   // Outside host memory: room for any batch of at most `tokens` and `targets`.
   DeviceBatch(Backend& backend, std::int64_t tokens, std::int64_t targets);
-  static std::size_t most_bytes(std::int64_t tokens, std::int64_t targets);
+  static std::size_t most_bytes(std::int64_t tokens, std::int64_t targets);  // of both
   void load(const data::MicroBatch& batch, std::int64_t vocab_size);
   // The encoder alone, on `wanted` rows; spans in host memory.
   void load(const EncoderInput& input, std::span<const std::int32_t> wanted);
@@ -48,7 +49,8 @@ class DeviceBatch {
   EncoderInput encoder_;
   HeadInput head_;
   std::vector<std::byte> packed_;
-  Buffer<std::byte> device_;
+  Buffer<std::byte> device_;  // two of them
+  bool second_ = false;       // where the last one lies
 };
 
 }  // namespace demist

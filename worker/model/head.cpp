@@ -15,6 +15,7 @@ void Model::head(const ModelViews& weights, const ModelViews* grads) {
   const HeadInput& in = batch_.head();
   const std::int64_t targets = in.targets(), n = batch_.encoder().grid.tokens();
   ensure(targets <= head_in_.view().rows, "more targets than planned");
+  ensure(losses_under_way_ < kLosses, "a loss was not taken");
   if (grads != nullptr) {
     backend_.zero(grads->head_bias.data(), grads->head_bias.size_bytes());
     if (targets == 0)
@@ -34,11 +35,23 @@ void Model::head(const ModelViews& weights, const ModelViews* grads) {
   backend_.scatter_rows(work_a_.top(n), head_in_.top(targets), in.target_row);
 }
 
-// Added on the host once everything is under way, so that a device need not wait in between.
-double Model::loss_of_rows() {
-  const auto targets = static_cast<std::size_t>(batch_.head().targets());
-  backend_.download(host_loss_.data(), row_loss_.data(), targets * sizeof(double));
-  return std::accumulate(host_loss_.data(), host_loss_.data() + targets, 0.0);
+Model::Losses& Model::next_losses() { return losses_[(first_loss_ + losses_under_way_) % kLosses]; }
+
+void Model::send_losses() {
+  Losses& losses = next_losses();
+  losses.count = static_cast<std::size_t>(batch_.head().targets());
+  losses.way->copy(losses.host.data(), losses.rows.data(), losses.count * sizeof(double));
+  ++losses_under_way_;
+}
+
+// Added on the host, in the order of the rows.
+double Model::take_loss() {
+  ensure(losses_under_way_ > 0, "a loss is taken twice");
+  Losses& losses = losses_[first_loss_];
+  losses.way->wait();
+  first_loss_ = (first_loss_ + 1) % kLosses;
+  --losses_under_way_;
+  return std::accumulate(losses.host.data(), losses.host.data() + losses.count, 0.0);
 }
 
 // 9) dense; 10) GELU; 11) norm -> head_out
@@ -77,10 +90,10 @@ void Model::chunk_loss(const ModelViews& weights, std::int64_t begin, std::int64
                                     weights.head_bias, rows.target, vocabulary_);
   // Each rank of the tensor group saw its part of the vocabulary.
   if (tensor_.size() > 1) gather_rows_of_parts(all, count);
-  backend_.cross_entropy_loss(
-      row_lse_.span().first(static_cast<std::size_t>(count)),
-      row_loss_.span().subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
-      all, rows);
+  backend_.cross_entropy_loss(row_lse_.span().first(static_cast<std::size_t>(count)),
+                              next_losses().rows.span().subspan(static_cast<std::size_t>(begin),
+                                                                static_cast<std::size_t>(count)),
+                              all, rows);
 }
 
 void Model::gather_rows_of_parts(TensorView all, std::int64_t count) {

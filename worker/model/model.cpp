@@ -62,15 +62,18 @@ void Model::allocate(const Limits& limits) {
   logits_ = make(DType::f32, chunk_rows_, logits_columns(vocab_local_));
   statistics_ = make(DType::f32, tensor_.size() * chunk_rows_, CrossEntropyColumn::count);
   row_lse_ = floats(chunk_rows_);
-  row_loss_ = Buffer<double>(static_cast<std::size_t>(m), backend_.memory());
-  bytes_ += row_loss_.bytes();
-  host_loss_ = Buffer<double>(static_cast<std::size_t>(m));
-  if (backend_.on_host()) bytes_ += host_loss_.bytes();
+  for (Losses& losses : losses_) {
+    losses.rows = Buffer<double>(static_cast<std::size_t>(m), backend_.memory());
+    losses.host = Buffer<double>(static_cast<std::size_t>(m), backend_.host_memory());
+    losses.way = backend_.make_read_back();
+    bytes_ += losses.rows.bytes();
+    if (backend_.on_host()) bytes_ += losses.host.bytes();
+  }
 }
 
-double Model::forward_backward(const ModelViews& weights, const ModelViews& grads,
-                               const data::MicroBatch& batch, std::uint64_t dropout_key,
-                               const OnGradients& on_gradients) {
+void Model::forward_backward(const ModelViews& weights, const ModelViews& grads,
+                             const data::MicroBatch& batch, std::uint64_t dropout_key,
+                             const OnGradients& on_gradients) {
   ensure(training_, "this model was planned for inference");
   dropout_on_ = true;
   dropout_key_ = dropout_key;
@@ -80,8 +83,8 @@ double Model::forward_backward(const ModelViews& weights, const ModelViews& grad
   batch_.load(batch, config_.vocab);
   encode(weights, batch_.encoder());
   head(weights, &grads);
+  send_losses();
   encode_backward(weights, grads, batch_.encoder(), on_gradients);
-  return loss_of_rows();
 }
 
 double Model::loss(const ModelViews& weights, const data::MicroBatch& batch) {
@@ -89,7 +92,8 @@ double Model::loss(const ModelViews& weights, const data::MicroBatch& batch) {
   batch_.load(batch, config_.vocab);
   encode(weights, batch_.encoder());
   head(weights, nullptr);
-  return loss_of_rows();
+  send_losses();
+  return take_loss();
 }
 
 void Model::logits(const ModelViews& weights, const EncoderInput& input,

@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -34,10 +36,13 @@ class Model {
 
   // Sum over targets of weight * CE (+ smoothing term); overwrites all of `grads` with its
   // gradient. dropout_key names this step's dropout streams. Ye et al. 2023, eq. 2 with weights
-  // given per token.
-  double forward_backward(const ModelViews& weights, const ModelViews& grads,
-                          const data::MicroBatch& batch, std::uint64_t dropout_key,
-                          const OnGradients& on_gradients = {});
+  // given per token. Everything is queued on the backend; take_loss() waits for the sum.
+  void forward_backward(const ModelViews& weights, const ModelViews& grads,
+                        const data::MicroBatch& batch, std::uint64_t dropout_key,
+                        const OnGradients& on_gradients = {});
+  // Of the oldest forward_backward() whose sum was not taken; at most kLosses may be under way.
+  double take_loss();
+  static constexpr std::size_t kLosses = 2;
   // The same sum without dropout and without gradients.
   double loss(const ModelViews& weights, const data::MicroBatch& batch);
   // logits fp32 [wanted.size(), vocab] of token rows `wanted`, no dropout. tensor size 1 only. All
@@ -73,7 +78,7 @@ class Model {
                            const EncoderInput& input, std::int64_t half, std::span<float> dbias);
   // head.cpp
   void head(const ModelViews& weights, const ModelViews* grads);
-  double loss_of_rows();
+  void send_losses();
   void head_transform(const ModelViews& weights, ConstTensorView rows);
   CrossEntropyRows chunk_of(std::int64_t begin, std::int64_t count) const;
   void chunk_loss(const ModelViews& weights, std::int64_t begin, std::int64_t count);
@@ -113,10 +118,18 @@ class Model {
   std::int64_t chunk_rows_ = 0;  // targets whose logits exist at once
   Tensor head_in_, head_pre_, head_act_, head_out_, head_grad_;  // S [targets, d]
   Buffer<float> head_mean_, head_rstd_;
-  Tensor logits_;                        // fp32 [chunk_rows, vocab_local]
-  Tensor statistics_;                    // fp32, all parts' rows of CrossEntropyColumn
-  Buffer<float> row_lse_;                // [chunk_rows]
-  Buffer<double> row_loss_, host_loss_;  // [targets]
+  Tensor logits_;          // fp32 [chunk_rows, vocab_local]
+  Tensor statistics_;      // fp32, all parts' rows of CrossEntropyColumn
+  Buffer<float> row_lse_;  // [chunk_rows]
+  // On their way to the host, so that a device need not wait for it between micro-batches.
+  struct Losses {
+    Buffer<double> rows, host;  // [targets]
+    std::unique_ptr<ReadBack> way;
+    std::size_t count = 0;
+  };
+  std::array<Losses, kLosses> losses_;
+  std::size_t first_loss_ = 0, losses_under_way_ = 0;
+  Losses& next_losses();
 };
 
 }  // namespace demist

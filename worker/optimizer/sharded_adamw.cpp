@@ -61,6 +61,7 @@ ShardedAdamW::ShardedAdamW(const ModelConfig& model, const ParameterTable& table
   backend.zero(matrices_.data(), matrices_.bytes());
   backend.zero(vectors_.data(), vectors_.bytes());
   weights_ = make_views(model, table, matrices_.data(), compute, vectors_.data());
+  state_out_ = backend.make_read_back();
 }
 
 std::size_t ShardedAdamW::bytes() const {
@@ -90,10 +91,12 @@ void ShardedAdamW::fill_from_host(Buffer<float>& buffer, const Segment& s, Fill&
   for (const ParameterRun& run : ParameterTable::runs(*s.parameter, s.begin, s.end))
     fill(run, host.span().subspan(static_cast<std::size_t>(run.arena - s.begin),
                                   static_cast<std::size_t>(run.count)));
+  state_out_->hold();
   backend_.upload(part(buffer.span(), s).data(), host.data(), host.bytes());
 }
 
 void ShardedAdamW::zero_moments() {
+  state_out_->hold();
   backend_.zero(m_.data(), m_.bytes());
   backend_.zero(v_.data(), v_.bytes());
 }
@@ -141,14 +144,15 @@ void ShardedAdamW::copy_state(checkpoint::Snapshot& snapshot) const {
   if (snapshot.copies.empty()) lay_out(snapshot);
   std::size_t i = 0;
   for (const Buffer<float>* buffer : {&master_, &m_, &v_})
-    backend_.download(snapshot.copies[i++].data(), buffer->data(), buffer->bytes());
+    state_out_->copy(snapshot.copies[i++].data(), buffer->data(), buffer->bytes());
+  snapshot.arrived = [out = state_out_.get()] { return out->arrived(); };
 }
 
 // Buffers for the three values of an element, and what lies where in them.
 void ShardedAdamW::lay_out(checkpoint::Snapshot& snapshot) const {
   const std::size_t size = master_.size();
   for (std::size_t i = 0; i < std::size(checkpoint::kKinds); ++i)
-    snapshot.copies.emplace_back(size);
+    snapshot.copies.emplace_back(size, backend_.host_memory());
   for (const Parameter& p : table_.parameters())
     snapshot.tensors.push_back({p.name, p.rows, p.cols});
   for (const Segment& s : segments_) {
@@ -204,6 +208,7 @@ void ShardedAdamW::update(std::span<const float> grad, float grad_scale, std::in
   op.bias_correction1 = static_cast<float>(1 / (1 - std::pow(config_.beta1, t)));
   op.bias_correction2 = static_cast<float>(1 / (1 - std::pow(config_.beta2, t)));
   op.grad_scale = grad_scale;
+  state_out_->hold();  // a save's copy leaves under the forward and backward pass before
   refresh_working_copy([&](const Segment& s, TensorView work) {
     op.weight_decay = s.parameter->matrix ? static_cast<float>(config_.weight_decay) : 0.0f;
     backend_.adamw(part(master_.span(), s), part(m_.span(), s), part(v_.span(), s), part(grad, s),

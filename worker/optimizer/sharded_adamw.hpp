@@ -32,8 +32,10 @@ class ShardedAdamW {
   // Rounds the masters into the working copy of all ranks. Collective.
   void publish();
   // Copies this shard into `snapshot`: its tensors and pieces, made on the first call, and the
-  // values, on every call. `snapshot` then belongs to this object.
+  // values, on every call, which are on their way then (Snapshot::arrived): updates wait for them.
+  // `snapshot` then belongs to this object.
   void copy_state(checkpoint::Snapshot& snapshot) const;
+  void wait_for_copy() const { state_out_->wait(); }
 
   // Global norm of the gradient whose shard is given, before division by the normalizer.
   // Collective.
@@ -74,6 +76,7 @@ class ShardedAdamW {
   Buffer<float> vectors_;
   Buffer<double> tiles_;  // sums of squares
   ModelViews weights_;
+  std::unique_ptr<ReadBack> state_out_;
 };
 
 }  // namespace demist

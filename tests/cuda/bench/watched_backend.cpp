@@ -102,6 +102,14 @@ void WatchedBackend::upload(void* to, const void* from, std::size_t bytes) {
       [&] { inner_->upload(to, from, bytes); });
 }
 
+void WatchedBackend::upload_beside(void* to, const void* from, std::size_t bytes) {
+  watched(
+      [&] {
+        return Operation{.name = "upload", .shape = "", .written = {{to, bytes}}};
+      },
+      [&] { inner_->upload_beside(to, from, bytes); });
+}
+
 void WatchedBackend::download(void* to, const void* from, std::size_t bytes) {
   watched([&] { return Operation{.name = "download", .shape = ""}; },
           [&] { inner_->download(to, from, bytes); });

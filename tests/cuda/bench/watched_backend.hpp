@@ -29,7 +29,10 @@ class WatchedBackend final : public Backend {
   Memory& memory() override { return inner_->memory(); }
   bool on_host() const override { return inner_->on_host(); }
   void upload(void* to, const void* from, std::size_t bytes) override;
+  void upload_beside(void* to, const void* from, std::size_t bytes) override;
   void download(void* to, const void* from, std::size_t bytes) override;
+  std::unique_ptr<ReadBack> make_read_back() override { return inner_->make_read_back(); }
+  Memory& host_memory() override { return inner_->host_memory(); }
   void copy(void* to, const void* from, std::size_t bytes) override;
   void zero(void* to, std::size_t bytes) override;
   void prepare(const StepShape& shape) override { inner_->prepare(shape); }
