@@ -95,6 +95,7 @@ void CudaBackend::zero(void* to, std::size_t bytes) {
 }
 
 void CudaBackend::prepare(const StepShape& shape) {
+  check_layernorm_columns(shape.hidden);
   reserve(step_workspace_bytes(shape));
   if (step_bias_bytes(shape) > bias_.bytes())
     bias_ = Tensor(shape.compute, 1, shape.qkv_cols, memory_);

@@ -177,8 +177,7 @@ std::size_t add_layernorm_backward_workspace(std::int64_t rows, std::int64_t col
 
 void add_layernorm_backward(const Launch& launch, const AddLayerNormBackward& op) {
   const std::int64_t cols = op.dsum.cols;
-  ensure(cols <= kMaxLayerNormColumns,
-         "add_layernorm_backward on the device: rows are longer than 6144 columns");
+  check_layernorm_columns(cols);
   const ColumnPieces pieces(op.dsum.rows, kLayerNormPieces);
   float* partial = launch.scratch<float>(pieces.count * kSums * partial_width(cols));
   if (pieces.count > 0) run_rows(launch, op, partial, pieces);

@@ -110,8 +110,7 @@ Forward<T> arguments(const AddLayerNorm& op) {
 
 void add_layernorm_forward(const Launch& launch, const AddLayerNorm& op) {
   if (op.x.rows == 0) return;
-  ensure(op.x.cols <= kMaxLayerNormColumns,
-         "add_layernorm_forward on the device: rows are longer than 6144 columns");
+  check_layernorm_columns(op.x.cols);
   const RowGroup group = row_group(op.x.cols);
   const bool whole = op.x.cols % kChunk == 0 && all_aligned(op.sum, op.y, op.x, op.residual) &&
                      all_aligned(op.bias, op.gamma, op.beta);

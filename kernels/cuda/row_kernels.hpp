@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
+#include "core/error.hpp"
 #include "core/tensor.hpp"
 #include "kernels/cuda/workspace.hpp"
 #include "kernels/types.hpp"
@@ -20,6 +22,12 @@ namespace demist::cuda {
 
 // A row of a layer normalization stays in one block's registers.
 constexpr std::int64_t kMaxLayerNormColumns = 6144;
+inline void check_layernorm_columns(std::int64_t cols) {
+  if (cols > kMaxLayerNormColumns)
+    throw ConfigError("layer normalization on a GPU: rows of " + std::to_string(cols) +
+                      " columns, at most " + std::to_string(kMaxLayerNormColumns) +
+                      " fit; lower model.hidden");
+}
 
 void embed_forward(const Launch& launch, TensorView x, std::span<const std::int32_t> ids,
                    std::span<const std::int32_t> positions, ConstTensorView word,
