@@ -24,7 +24,8 @@ class Planner {
  public:
   explicit Planner(const MemoryRequest& request)
       : r_(request),
-        table_(request.model, request.layout.tensor_size, request.layout.tensor_rank),
+        table_(request.model, request.layout.tensor_size, request.layout.tensor_rank,
+               ParameterTable::vocabulary_unit(request.on_device)),
         slices_(table_.shard(request.layout.data_size, request.layout.data_rank)),
         shape_(step_shape(request, table_)),
         element_(size_of(request.compute)) {}

@@ -24,7 +24,9 @@ class Builder {
   explicit Builder(const ModelConfig& config) : c_(config) {}
 
   std::vector<Parameter> build() {
-    matrix("embeddings.word.weight", c_.vocab, c_.hidden, Split::rows).zero_row = 1;
+    Parameter& word = matrix("embeddings.word.weight", c_.vocab, c_.hidden, Split::rows);
+    word.zero_row = 1;
+    word.words = true;
     matrix("embeddings.position.weight", c_.positions, c_.hidden, Split::none).zero_row = 1;
     matrix("embeddings.token_type.weight", 1, c_.hidden, Split::none);
     for (std::int64_t i = 0; i <= 2 * c_.layers; ++i) norm(norm_name(c_, i));
@@ -32,7 +34,7 @@ class Builder {
     matrix("head.dense.weight", c_.hidden, c_.hidden, Split::none);
     vector("head.dense.bias", c_.hidden, Split::none);
     norm("head.norm");
-    vector("head.bias", c_.vocab, Split::columns);
+    vector("head.bias", c_.vocab, Split::columns).words = true;
     return std::move(table_);
   }
 
@@ -100,7 +102,8 @@ std::string norm_name(const ModelConfig& c, std::int64_t index) {
   return layer(index / 2) + (after_attention ? ".ffn.norm" : ".attention.norm");
 }
 
-ParameterTable::ParameterTable(const ModelConfig& config, int tensor_size, int tensor_rank)
+ParameterTable::ParameterTable(const ModelConfig& config, int tensor_size, int tensor_rank,
+                               std::int64_t vocabulary_unit)
     : parameters_(Builder(config).build()) {
   const auto must_divide = [&](std::int64_t value, const char* what) {
     if (value % tensor_size != 0)
@@ -109,20 +112,22 @@ ParameterTable::ParameterTable(const ModelConfig& config, int tensor_size, int t
   };
   must_divide(config.heads, "model.heads");
   must_divide(config.ffn, "model.ffn");
-  place(tensor_size, tensor_rank);
+  place(tensor_size, tensor_rank, vocabulary_unit);
   cut_into_buckets(config.layers);
 }
 
-void ParameterTable::place(int tensor_size, int tensor_rank) {
+void ParameterTable::place(int tensor_size, int tensor_rank, std::int64_t vocabulary_unit) {
+  std::int64_t unit = 1;
   const auto part = [&](std::int64_t total, std::int64_t& begin, std::int64_t& local,
                         std::int64_t& valid) {
-    local = (total + tensor_size - 1) / tensor_size;
+    local = round_up((total + tensor_size - 1) / tensor_size, unit);
     begin = local * tensor_rank;
     valid = std::clamp<std::int64_t>(total - begin, 0, local);
   };
   for (Parameter& p : parameters_) {
     p.local_rows = p.valid_rows = p.rows;
     p.local_cols = p.valid_cols = p.cols;
+    unit = p.words ? vocabulary_unit : 1;
     if (p.split == Split::rows) part(p.rows, p.row_begin, p.local_rows, p.valid_rows);
     if (p.split == Split::columns) part(p.cols, p.col_begin, p.local_cols, p.valid_cols);
   }

@@ -26,11 +26,12 @@ struct Parameter {
   float init_value = 0;
   std::int64_t zero_row = -1;  // row that starts at zero and gets no gradient (padding)
   bool packed = false;         // follows the previous one without padding (q | k | v)
+  bool words = false;          // what is split is the vocabulary
 
   // Filled in by ParameterTable.
   std::int64_t local_rows = 0,
-               local_cols = 0;                // held here; the vocabulary is padded to equal parts
-  std::int64_t row_begin = 0, col_begin = 0;  // of the local part in the logical tensor
+               local_cols = 0;                  // held here; parts of the vocabulary are padded
+  std::int64_t row_begin = 0, col_begin = 0;    // of the local part in the logical tensor
   std::int64_t valid_rows = 0, valid_cols = 0;  // of the local part that exist logically
   std::int64_t offset = 0;                      // first element in the arena
   std::int64_t local_size() const { return local_rows * local_cols; }
@@ -63,8 +64,14 @@ class ParameterTable {
  public:
   static constexpr std::int64_t kTile = 1024;  // = Backend::kNormTile
 
-  // Throws ConfigError when tensor_size does not divide the heads or the FFN width.
-  ParameterTable(const ModelConfig& config, int tensor_size, int tensor_rank);
+  // Rows of logits are as long as a rank's part of the vocabulary, and the fastest products of a
+  // GPU take only rows of whole 16 bytes.
+  static constexpr std::int64_t vocabulary_unit(bool on_device) { return on_device ? 8 : 1; }
+
+  // Throws ConfigError when tensor_size does not divide the heads or the FFN width. Every rank's
+  // part of the vocabulary is a multiple of `vocabulary_unit`.
+  ParameterTable(const ModelConfig& config, int tensor_size, int tensor_rank,
+                 std::int64_t vocabulary_unit = 1);
 
   std::span<const Parameter> parameters() const { return parameters_; }
   const Parameter& find(const std::string& name) const;  // throws InternalError
@@ -84,7 +91,7 @@ class ParameterTable {
   std::int64_t logical_size() const;
 
  private:
-  void place(int tensor_size, int tensor_rank);
+  void place(int tensor_size, int tensor_rank, std::int64_t vocabulary_unit);
   void cut_into_buckets(std::int64_t layers);
   std::vector<Parameter> parameters_;
   std::vector<Bucket> buckets_;
