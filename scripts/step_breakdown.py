@@ -178,8 +178,8 @@ class Step:
     def optimizer(self):
         """Once a step, on one GPU: sums to zero and to fp32, squares, AdamW."""
         m = self.m
-        tensors = 16 * m.layers + 11
-        for bytes_, count in [(INT64, 1), (12, 1), (4, tensors), (28 + BF16, tensors)]:
+        tensors, buckets = 16 * m.layers + 11, m.layers + 2
+        for bytes_, count in [(INT64, 1), (12, 1), (4, tensors), (28 + BF16, buckets)]:
             size = m.parameters / count
             self.rows("optimizer", bytes_ * size, count, 1 / m.micro_batches)
 

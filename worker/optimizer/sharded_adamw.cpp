@@ -36,15 +36,14 @@ float initial_value(const Parameter& p, std::uint64_t key, std::int64_t logical)
 ShardedAdamW::ShardedAdamW(const ModelConfig& model, const ParameterTable& table, Backend& backend,
                            ParallelGroups& groups, DType compute, const OptimizerConfig& config)
     : table_(table), backend_(backend), groups_(groups), compute_(compute), config_(config) {
-  const auto slices = table.shard(groups.layout.data_size, groups.layout.data_rank);
-  for (std::size_t b = 0; b < slices.size(); ++b) {
+  slices_ = table.shard(groups.layout.data_size, groups.layout.data_rank);
+  for (const ShardSlice& slice : slices_) {
     for (const Parameter& p : table.parameters()) {
-      const std::int64_t begin = std::max(p.offset, slices[b].begin);
-      const std::int64_t end = std::min(p.offset + p.local_size(), slices[b].end);
-      if (begin < end)
-        segments_.push_back({&p, begin, end, slices[b].at + begin - slices[b].begin, b});
+      const std::int64_t begin = std::max(p.offset, slice.begin);
+      const std::int64_t end = std::min(p.offset + p.local_size(), slice.end);
+      if (begin < end) segments_.push_back({&p, begin, end, slice.at + begin - slice.begin});
     }
-    shard_size_ += slices[b].end - slices[b].begin;
+    shard_size_ += slice.end - slice.begin;
   }
   const auto shard = static_cast<std::size_t>(shard_size_);
   for (Buffer<float>* buffer : {&master_, &m_, &v_}) {
@@ -68,8 +67,8 @@ std::size_t ShardedAdamW::bytes() const {
   return 3 * master_.bytes() + matrices_.bytes() + vectors_.bytes() + tiles_.bytes();
 }
 
-template <class T>
-std::span<T> ShardedAdamW::part(std::span<T> shard, const Segment& s) {
+template <class T, class Place>
+std::span<T> ShardedAdamW::part(std::span<T> shard, const Place& s) {
   return shard.subspan(static_cast<std::size_t>(s.at), static_cast<std::size_t>(s.end - s.begin));
 }
 
@@ -135,7 +134,7 @@ void ShardedAdamW::read(const checkpoint::Checkpoint& from, bool with_moments) {
 }
 
 void ShardedAdamW::publish() {
-  refresh_working_copy([&](const Segment& s, TensorView work) {
+  refresh_working_copy([&](const ShardSlice& s, TensorView work) {
     backend_.convert(work, vector_view(std::span<const float>(part(master_.span(), s))));
   });
 }
@@ -209,23 +208,21 @@ void ShardedAdamW::update(std::span<const float> grad, float grad_scale, std::in
   op.bias_correction2 = static_cast<float>(1 / (1 - std::pow(config_.beta2, t)));
   op.grad_scale = grad_scale;
   state_out_->hold();  // a save's copy leaves under the forward and backward pass before
-  refresh_working_copy([&](const Segment& s, TensorView work) {
-    op.weight_decay = s.parameter->matrix ? static_cast<float>(config_.weight_decay) : 0.0f;
+  refresh_working_copy([&](const ShardSlice& s, TensorView work) {
+    const bool matrices = s.begin < table_.matrices_end();
+    op.weight_decay = matrices ? static_cast<float>(config_.weight_decay) : 0.0f;
     backend_.adamw(part(master_.span(), s), part(m_.span(), s), part(v_.span(), s), part(grad, s),
                    work, op);
   });
 }
 
-// Calls body(segment, its part of the working copy) for each. A bucket travels to the other ranks
-// under the work on the next one.
+// Calls body(slice, its part of the working copy) for each, once a bucket: what pads its tensors is
+// zero and stays so. A bucket travels to the other ranks under the work on the next one.
 template <class Body>
 void ShardedAdamW::refresh_working_copy(Body&& body) {
-  std::size_t next = 0;
-  for (std::size_t b = 0; b < table_.buckets().size(); ++b) {
-    for (; next < segments_.size() && segments_[next].bucket == b; ++next) {
-      const Segment& s = segments_[next];
-      body(s, working(s.begin, s.end - s.begin));
-    }
+  for (std::size_t b = 0; b < slices_.size(); ++b) {
+    const ShardSlice& s = slices_[b];
+    if (s.begin < s.end) body(s, working(s.begin, s.end - s.begin));
     gather_working_copy(table_.buckets()[b]);
   }
   groups_.data->join();

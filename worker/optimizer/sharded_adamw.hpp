@@ -50,7 +50,6 @@ class ShardedAdamW {
     const Parameter* parameter;
     std::int64_t begin, end;  // in the arena
     std::int64_t at;          // in the shard
-    std::size_t bucket;
   };
   template <class Fill>
   void fill_from_host(Buffer<float>& buffer, const Segment& segment, Fill&& fill);
@@ -60,9 +59,9 @@ class ShardedAdamW {
   void refresh_working_copy(Body&& body);
   void gather_working_copy(const Bucket& bucket);
   TensorView working(std::int64_t begin, std::int64_t count);
-  // A segment's part of what is laid out as the shard is.
-  template <class T>
-  static std::span<T> part(std::span<T> shard, const Segment& segment);
+  // The part of what is laid out as the shard is that a segment or a slice names.
+  template <class T, class Place>
+  static std::span<T> part(std::span<T> shard, const Place& place);
 
   const ParameterTable& table_;
   Backend& backend_;
@@ -70,7 +69,8 @@ class ShardedAdamW {
   const DType compute_;
   const OptimizerConfig config_;
   std::int64_t shard_size_ = 0;
-  std::vector<Segment> segments_;  // bucket after bucket
+  std::vector<ShardSlice> slices_;  // of the buckets
+  std::vector<Segment> segments_;   // bucket after bucket
   Buffer<float> master_, m_, v_;
   Buffer<std::byte> matrices_;
   Buffer<float> vectors_;

@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/cuda_backend.hpp"
 #include "tests/emulation/counters.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
+#include "worker/optimizer/sharded_adamw.hpp"
 #include "worker/parallel/cuda_device.hpp"
 #include "worker/trainer.hpp"
 
@@ -143,6 +145,29 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{DType::bf16, NormPlacement::post, true, Reduction::exact},
                     Case{DType::bf16, NormPlacement::pre, false, Reduction::exact}),
     [](const auto& c) { return c.param.name(); });
+
+// One kernel a bucket, however many tensors there are.
+TEST(UpdateCalls, DoNotGrowWithTheTensors) {
+  if (test::world().rank() > 0) return;
+  for (const std::int64_t layers : {1, 5}) {
+    TrainerConfig config = config_for({DType::bf16, NormPlacement::post, false, {}}, 1);
+    config.model.layers = layers;
+    cuda::CudaBackend backend;
+    ParallelGroups groups;
+    groups.tensor = make_local_communicator();
+    groups.data = make_local_communicator();
+    groups.world = make_local_communicator();
+    const ParameterTable table(config.model, 1, 0);
+    ShardedAdamW optimizer(config.model, table, backend, groups, config.compute, config.optimizer);
+    optimizer.initialize(1);
+    optimizer.publish();
+    Buffer<float> gradient(static_cast<std::size_t>(optimizer.shard_size()), backend.memory());
+    backend.zero(gradient.data(), gradient.bytes());
+    const std::int64_t before = emu::counters().launches;
+    optimizer.update(gradient.span(), 1, 0);
+    EXPECT_EQ(emu::counters().launches - before, std::ssize(table.buckets()));
+  }
+}
 
 }  // namespace
 }  // namespace demist
