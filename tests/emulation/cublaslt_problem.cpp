@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/emulation/cublaslt_problem.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <initializer_list>
 #include <vector>
@@ -104,13 +105,13 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void multiply(
   for (std::size_t x = 0; x < kPanel; ++x) sums[x] = local[x];
 }
 
-void run_one(const Problem& p, const Operands& o, std::size_t batch) {
+void run_one(const Problem& p, const Operands& o, std::size_t batch, std::size_t parts) {
   const auto offset = [batch](const MatrixLayout& layout) {
     return batch * static_cast<std::size_t>(layout.batch_stride);
   };
   const std::size_t m = p.m(), n = p.n(), k = p.k();
   const bool ta = p.description.trans_a != CUBLAS_OP_N, tb = p.description.trans_b != CUBLAS_OP_N;
-  std::vector<float> a(m * k), panel(k * kPanel), sums(kPanel);
+  std::vector<float> a(m * k), panel(k * kPanel), sums(kPanel), part(kPanel);
   for (std::size_t i = 0; i < m; ++i)
     for (std::size_t l = 0; l < k; ++l)
       a[i * k + l] = get(o.a, p.a.type, offset(p.a) + (ta ? p.a.index(l, i) : p.a.index(i, l)));
@@ -121,7 +122,12 @@ void run_one(const Problem& p, const Operands& o, std::size_t batch) {
         panel[l * kPanel + x] = get(
             o.b, p.b.type, offset(p.b) + (tb ? p.b.index(first + x, l) : p.b.index(l, first + x)));
     for (std::size_t i = 0; i < m; ++i) {
-      multiply(sums.data(), &a[i * k], panel.data(), k);
+      std::ranges::fill(sums, 0.0f);
+      for (std::size_t q = 0; q < parts; ++q) {
+        const std::size_t from = q * k / parts, to = (q + 1) * k / parts;
+        multiply(part.data(), a.data() + i * k + from, panel.data() + from * kPanel, to - from);
+        for (std::size_t x = 0; x < kPanel; ++x) sums[x] += part[x];
+      }
       for (std::size_t x = 0; x < width; ++x) {
         float value = o.alpha * sums[x];
         if (o.beta != 0)
@@ -135,9 +141,14 @@ void run_one(const Problem& p, const Operands& o, std::size_t batch) {
 
 }  // namespace
 
-void run_product(const Problem& problem, const Operands& operands) {
+void run_product(const Problem& problem, const Operands& operands, std::size_t parts) {
   for (std::int32_t batch = 0; batch < problem.d.batch; ++batch)
-    run_one(problem, operands, static_cast<std::size_t>(batch));
+    run_one(problem, operands, static_cast<std::size_t>(batch), parts);
+}
+
+std::array<std::uint64_t, kAlgorithms>& products_run() {
+  static std::array<std::uint64_t, kAlgorithms> instance{};
+  return instance;
 }
 
 }  // namespace demist::emu

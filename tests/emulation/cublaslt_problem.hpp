@@ -88,7 +88,12 @@ struct Operands {
   void* d = nullptr;
 };
 
-// D = alpha op(A) op(B) + beta C (+ bias of each row), with fp32 sums.
-void run_product(const Problem& problem, const Operands& operands);
+// D = alpha op(A) op(B) + beta C (+ bias of each row), with fp32 sums of `parts` equal parts of the
+// inner dimension, which are then added in order: other parts, other last bits.
+void run_product(const Problem& problem, const Operands& operands, std::size_t parts);
+
+// How many algorithms a search offers at most, and how many products each has run so far.
+inline constexpr std::size_t kAlgorithms = 3;
+std::array<std::uint64_t, kAlgorithms>& products_run();
 
 }  // namespace demist::emu

@@ -235,7 +235,8 @@ double number_from(const char* variable, double otherwise) {
 Options& options() {
   static Options instance{
       .seed = static_cast<std::uint64_t>(number_from("DEMIST_EMULATION_SEED", 0)),
-      .patience_s = number_from("DEMIST_EMULATION_PATIENCE", 60)};
+      .patience_s = number_from("DEMIST_EMULATION_PATIENCE", 60),
+      .fastest_algorithm = static_cast<std::uint32_t>(number_from("DEMIST_EMULATION_FASTEST", 0))};
   return instance;
 }
 

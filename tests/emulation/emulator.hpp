@@ -27,8 +27,10 @@ struct Options {
   std::uint64_t seed = 0;
   std::size_t shared_limit = 227 * 1024;  // bytes a block
   double patience_s = 60;                 // how long to wait for another process
+  // The algorithm of a product, by its place in a search, beside which all others look slow.
+  std::uint32_t fastest_algorithm = 0;
 };
-// From DEMIST_EMULATION_SEED and DEMIST_EMULATION_PATIENCE.
+// From DEMIST_EMULATION_SEED, DEMIST_EMULATION_PATIENCE and DEMIST_EMULATION_FASTEST.
 Options& options();
 
 struct Launch {

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cublasLt.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <set>
@@ -31,7 +32,9 @@ namespace {
 constexpr std::uint32_t kMagic = 0xdeb15717u;
 constexpr std::size_t kWorkspaceAlignment = 256;
 // What the algorithms of a search want, best first.
-constexpr std::array<std::uint64_t, 3> kWorkspaces{std::uint64_t{1} << 20, 64 * 1024, 0};
+constexpr std::array<std::uint64_t, demist::emu::kAlgorithms> kWorkspaces{std::uint64_t{1} << 20,
+                                                                          64 * 1024, 0};
+constexpr std::chrono::seconds kSlowness{1};
 
 cublasStatus_t refuse(cublasStatus_t status, const std::string& why) {
   std::fprintf(stderr, "emulated cuBLASLt: %s: %s\n", cublasLtGetStatusName(status), why.c_str());
@@ -174,6 +177,13 @@ Problem problem_of(const Descriptors& from) {
 Algorithm algorithm_for(const Problem& problem, const SearchPreference& preference,
                         std::uint32_t number) {
   return {problem.hash(), kWorkspaces[number], preference.alignment, number, kMagic};
+}
+
+// Null, or why it is no algorithm for this product.
+const char* objection_to_choice(const Algorithm& algorithm, const Problem& problem) {
+  const bool right = algorithm.magic == kMagic && algorithm.problem == problem.hash() &&
+                     algorithm.number < kWorkspaces.size();
+  return right ? nullptr : "the algorithm was chosen for another product";
 }
 
 bool overlap(const void* p, std::size_t p_bytes, const void* q, std::size_t q_bytes) {
@@ -359,6 +369,25 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   return CUBLAS_STATUS_SUCCESS;
 }
 
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t matmul,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algo,
+                                       cublasLtMatmulHeuristicResult_t* result) {
+  const Descriptors descriptors{handle, matmul, a, b, c, d};
+  if (!all_given(descriptors) || algo == nullptr || result == nullptr)
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, "cublasLtMatmulAlgoCheck: an argument");
+  const Problem problem = problem_of(descriptors);
+  if (const std::string why = problem.objection(); !why.empty())
+    return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why);
+  const auto algorithm = load<Algorithm>(algo);
+  if (const char* why = objection_to_choice(algorithm, problem); why != nullptr)
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, why);
+  result->workspaceSize = algorithm.workspace;
+  result->state = CUBLAS_STATUS_SUCCESS;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t matmul,
                               const void* alpha, const void* a, cublasLtMatrixLayout_t a_layout,
                               const void* b, cublasLtMatrixLayout_t b_layout, const void* beta,
@@ -374,8 +403,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t matm
   // Without an algorithm the library searches with default preferences: no workspace, 256 bytes.
   const auto algorithm =
       algo == nullptr ? algorithm_for(problem, {}, kWorkspaces.size() - 1) : load<Algorithm>(algo);
-  if (algorithm.magic != kMagic || algorithm.problem != problem.hash())
-    return refuse(CUBLAS_STATUS_INVALID_VALUE, "the algorithm was chosen for another product");
+  if (const char* why = objection_to_choice(algorithm, problem); why != nullptr)
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, why);
   const Operands operands{
       *static_cast<const float*>(alpha), *static_cast<const float*>(beta), a, b, c, d};
   Lock lock = lock_device();
@@ -387,7 +416,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t matm
     if (!objection_to_pointers(problem, operands, algorithm).empty())
       throw demist::emu::Fault("cublasLtMatmul: memory was freed before the product ran");
     if (algorithm.workspace != 0) std::memset(workspace, 0xff, algorithm.workspace);
-    run_product(problem, operands);
+    run_product(problem, operands, std::size_t{1} << algorithm.number);
+    ++demist::emu::products_run()[algorithm.number];
+    if (algorithm.number != demist::emu::options().fastest_algorithm)
+      demist::emu::pretend(kSlowness);
     return demist::emu::Progress::done;
   };
   work.describe = [] { return std::string("cublasLtMatmul"); };

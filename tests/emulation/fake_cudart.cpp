@@ -298,7 +298,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   cudaError_t error = check_event(event);
   if (error != cudaSuccess) return error;
   auto when = std::make_shared<Clock::time_point>();
-  Work work = once([when] { *when = Clock::now(); });
+  Work work = once([when] { *when = demist::emu::device_time(); });
   const Ticket ticket = work.done;
   error = enqueue(lock, stream, std::move(work));
   if (error != cudaSuccess) return error;

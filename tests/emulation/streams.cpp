@@ -29,6 +29,7 @@ struct Device {
   std::mt19937_64 random{options().seed};
   cudaError_t last_error = cudaSuccess;
   std::string fault;
+  Clock::duration slowness{};
 };
 
 Device& device() {
@@ -131,6 +132,9 @@ cudaError_t complain(cudaError_t error, const std::string& what) {
 }
 
 Lock lock_device() { return Lock(device().mutex); }
+
+Clock::time_point device_time() { return Clock::now() + device().slowness; }
+void pretend(Clock::duration slowness) { device().slowness += slowness; }
 
 cudaError_t enqueue(Lock& lock, cudaStream_t handle, Work work) {
   if (!device().fault.empty()) return cudaErrorLaunchFailure;

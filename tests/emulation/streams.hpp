@@ -5,6 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -37,6 +38,10 @@ Lock lock_device();
 // Queue work. The stream must exist, or cudaErrorInvalidResourceHandle.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 cudaError_t enqueue(Lock& lock, cudaStream_t stream, Work work);
+
+// What events tell: the machine's clock, moved on by work that pretends to be slow.
+std::chrono::steady_clock::time_point device_time();
+void pretend(std::chrono::steady_clock::duration slowness);
 
 // Run queued work until `finished`. A fault ends everything and sticks, as on a device.
 cudaError_t run_until(Lock& lock, const std::function<bool()>& finished,
