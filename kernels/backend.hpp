@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/tensor.hpp"
+#include "kernels/product_chooser.hpp"
 #include "kernels/types.hpp"
 
 namespace demist {
@@ -58,6 +59,8 @@ class Backend {
   virtual void zero(void* to, std::size_t bytes) = 0;
   // Makes the work space of a step's operations, so that none need be made in the step.
   virtual void prepare(const StepShape&) {}
+  // Null where products have one way each.
+  virtual ProductChooser* product_chooser() { return nullptr; }
 
   // out (S or fp32) = op(a) op(b) (both S) [+ bias fp32 [n]]; accumulate: adds to out (fp32 only).
   void gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,

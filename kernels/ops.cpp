@@ -125,6 +125,11 @@ std::unique_ptr<ReadBack> Backend::make_read_back() {
   return std::make_unique<ImmediateReadBack>(*this);
 }
 
+std::string describe(const DeviceIdentity& device) {
+  return device.gpu + " (" + std::to_string(device.multiprocessors) + " multiprocessors, " +
+         device.library + ")";
+}
+
 void Backend::gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
                    bool accumulate, std::span<const float> bias) {
   const Check check("gemm");

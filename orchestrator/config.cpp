@@ -249,6 +249,7 @@ void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.threads = recipe.parallel().threads();
   config.device = device_of(recipe.parallel().device());
   config.recompute = recompute_of(recipe.parallel().recompute());
+  config.tune_products = recipe.parallel().tune_products();
   config.peak_gflops = recipe.parallel().peak_gflops();
   config.checkpoint_every = recipe.checkpoint().every_steps();
   config.keep = {recipe.checkpoint().keep_last(), recipe.checkpoint().keep_every_steps(),

@@ -91,6 +91,7 @@ struct StageConfig {
   std::string hash;  // SHA-256 of every setting that its result depends on, earlier stages included
   std::vector<std::string> depends_on;  // earlier stages whose results it uses, in order
   fs::path checkpoints() const { return folder / "checkpoints"; }
+  fs::path device_plan() const { return folder / "device_plan.json"; }  // of training stages
 };
 
 // What `demist run` does when an attempt at a stage fails.
@@ -115,6 +116,7 @@ struct RunConfig {
   int ranks = 1, tensor_parallel = 1, threads = 0;  // threads 0: cores / ranks
   DeviceKind device = DeviceKind::automatic;
   Recompute recompute = Recompute::none;
+  bool tune_products = false;
   double peak_gflops = 0;             // 0: measured on CPUs, else unknown
   std::int64_t checkpoint_every = 0;  // 0: at the end only
   checkpoint::Retention keep;

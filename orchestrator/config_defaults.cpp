@@ -64,7 +64,8 @@ void apply_defaults(recipe::Recipe& recipe) {
   complete(recipe.mutable_model(),
            "positions: 514 hidden_dropout: 0.1 attention_dropout: 0.1 init_stddev: 0.02 ffn: " +
                std::to_string(four_times(recipe.model().hidden())));
-  complete(recipe.mutable_parallel(), "ranks: 1 tensor: 1 threads: 0 peak_gflops: 0");
+  complete(recipe.mutable_parallel(),
+           "ranks: 1 tensor: 1 threads: 0 tune_products: false peak_gflops: 0");
   complete(recipe.mutable_checkpoint(),
            "every_steps: 0 keep_last: 2 keep_every_steps: 0 keep_best: 0");
   complete(recipe.mutable_recovery(),

@@ -16,6 +16,7 @@
 #include "orchestrator/stage_trainer.hpp"
 #include "worker/checkpoint/catalog.hpp"
 #include "worker/checkpoint/compare.hpp"
+#include "worker/device_plan.hpp"
 #include "worker/trainer.hpp"
 
 namespace demist {
@@ -142,6 +143,7 @@ class Replay {
       load_beginning(world_, run_, stage_, *trainer_);
     else
       trainer_->resume(open_together(world_, start_));
+    adopt_device_plan(world_, *trainer_, stage_.device_plan());
   }
 
   // Rank 0: what follows, and whether its bits can be the same here.

@@ -17,6 +17,7 @@
 #include "orchestrator/step_events.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/roll_back.hpp"
+#include "worker/device_plan.hpp"
 #include "worker/trainer.hpp"
 
 namespace demist {
@@ -37,12 +38,18 @@ std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const 
   return opened;
 }
 
+// Parameters, and what the devices compute with.
 void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                 Trainer& trainer) {
   const auto own = open_on_all(world, stage.checkpoints());
-  if (!own) return load_beginning(world, run, stage, trainer);
-  trainer.resume(*own);
-  log::info("stage " + stage.name + " goes on from step " + std::to_string(trainer.step()));
+  if (own) {
+    trainer.resume(*own);
+    log::info("stage " + stage.name + " goes on from step " + std::to_string(trainer.step()));
+  } else {
+    load_beginning(world, run, stage, trainer);
+  }
+  settle_device_plan(world, trainer,
+                     {stage.name, stage.device_plan(), run.tune_products, own.has_value()});
 }
 
 CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& run,

@@ -8,46 +8,21 @@
 #include <exception>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/checksum.hpp"
-#include "core/exact_sum.hpp"
 #include "core/philox.hpp"
 #include "worker/model/model.hpp"
 #include "worker/optimizer/gradient_reducer.hpp"
 #include "worker/optimizer/sharded_adamw.hpp"
 #include "worker/parallel/communicator.hpp"
+#include "worker/step_totals.hpp"
 
 namespace demist {
 namespace {
 
 // A step that overflows its scales twice in a row has gradients that grow 2^20-fold a try.
 constexpr int kMaxRescales = 8;
-
-// What micro-batches add up to, over any number of ranks and in any order, as integers.
-struct StepTotals {
-  ExactSum loss;
-  std::array<std::int64_t, 3> counts{};  // normalizer, real tokens, model MFLOP
-
-  void add(const data::MicroBatch& batch, double batch_loss, double flops) {
-    loss.add(batch_loss);
-    counts[0] += batch.normalizer;
-    counts[1] += batch.real_tokens;
-    counts[2] += static_cast<std::int64_t>(flops * 1e-6);
-  }
-  // Over the world: the ranks of a tensor group hold the same totals, so the first one speaks.
-  void all_reduce(ParallelGroups& groups) {
-    if (groups.layout.tensor_rank != 0) *this = {};
-    std::array<std::int64_t, ExactSum::kLimbs + 3> packed{};
-    std::copy_n(loss.limbs().begin(), ExactSum::kLimbs, packed.begin());
-    std::copy_n(counts.begin(), 3, packed.begin() + ExactSum::kLimbs);
-    groups.world->all_reduce_sum(packed);
-    std::copy_n(packed.begin(), ExactSum::kLimbs, loss.limbs().begin());
-    std::copy_n(packed.begin() + ExactSum::kLimbs, 3, counts.begin());
-  }
-  double mean_loss() const {
-    return counts[0] == 0 ? 0 : loss.value() / static_cast<double>(counts[0]);
-  }
-};
 
 // A small training set's largest micro-batch may be smaller than the held-out set's.
 MemoryRequest request_of(const TrainerConfig& config, const ParallelLayout& layout,
@@ -189,7 +164,30 @@ Trainer::~Trainer() {
 
 std::int64_t Trainer::step() const { return impl_->step; }
 const Backend& Trainer::backend() const { return *impl_->backend; }
+ProductChooser* Trainer::product_chooser() { return impl_->backend->product_chooser(); }
 const MemoryPlan& Trainer::memory_plan() const { return impl_->memory; }
+
+// Micro-batches of one shape ask for the same products, but for the few rows of the head's last
+// chunk, which nobody sees again.
+std::vector<ProductPlan> Trainer::measure_products(int candidates) {
+  Impl& t = *impl_;
+  ProductChooser* const chooser = t.backend->product_chooser();
+  ensure(chooser != nullptr, "this device's products have one way each");
+  const bool takes_part = t.groups.layout.data_rank == 0, measures = t.world.rank() == 0;
+  std::vector<data::MicroBatch> batches;
+  mpi::together(t.world, "load data", [&] {
+    std::set<std::pair<std::int64_t, std::int64_t>> seen;
+    for (std::int32_t i = 0; takes_part && i < t.source->micro_batches(); ++i) {
+      data::MicroBatch batch = data::make_whole(*t.source, 0, i);
+      if (seen.emplace(batch.rows, batch.cols).second) batches.push_back(std::move(batch));
+    }
+  });
+  if (measures) chooser->begin_measuring(candidates);
+  const std::uint64_t key = stream_key(t.config.seed, "dropout/" + t.config.stage, 0);
+  for (const data::MicroBatch& batch : batches)
+    t.model.forward_backward(t.optimizer.weights(), t.grad_views, batch, key);
+  return measures ? chooser->end_measuring() : std::vector<ProductPlan>();
+}
 
 void Trainer::initialize() {
   impl_->optimizer.initialize(impl_->config.seed);

@@ -83,6 +83,12 @@ class Trainer {
 
   std::int64_t step() const;  // finished steps
   const Backend& backend() const;
+  ProductChooser* product_chooser();  // of the backend
+  // Of the products of the stage's first step, those that another algorithm than the library's
+  // first choice makes faster; on rank 0, which measures, nothing on other ranks. Collective.
+  // Computes the micro-batches with the present weights, for nothing else. REQUIRES: the backend
+  // has a product_chooser(), and no step is under way.
+  std::vector<ProductPlan> measure_products(int candidates);
   // Announces a coming step's plan, so that its micro-batches are prepared ahead. In order.
   void announce(const StepPlan& plan);
   // Runs the oldest announced step. Collective. A step whose loss or gradient is not finite is

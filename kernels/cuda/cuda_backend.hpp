@@ -34,6 +34,7 @@ class CudaBackend final : public Backend {
   void copy(void* to, const void* from, std::size_t bytes) override;
   void zero(void* to, std::size_t bytes) override;
   void prepare(const StepShape& shape) override;
+  ProductChooser* product_chooser() override { return &gemm_; }
 
  private:
   void do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,

@@ -2,32 +2,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cublasLt.h>
-
-#include <compare>
-#include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 
 #include "core/tensor.hpp"
 #include "kernels/cuda/attention.hpp"
+#include "kernels/cuda/gemm_plan.hpp"
 #include "kernels/cuda/runtime.hpp"
-#include "kernels/types.hpp"
+#include "kernels/product_chooser.hpp"
 
 namespace demist::cuda {
-
-// All that a plan depends on. Row-major: out[m,n] = op(a) op(b), k the inner size; `batch` matrices
-// whose strides are given in elements.
-struct GemmShape {
-  Transpose transpose = Transpose::none;
-  DType in = DType::f32, out = DType::f32;
-  bool bias = false;  // [n], of out's type
-  std::int64_t m = 0, n = 0, k = 0;
-  std::int64_t a_ld = 0, b_ld = 0, out_ld = 0;
-  std::int64_t batch = 1, a_stride = 0, b_stride = 0, out_stride = 0;
-  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy means the zero of the generated code
-  auto operator<=>(const GemmShape&) const = default;
-};
 
 // Of one matrix each, without bias: TensorView or MatrixBatch, as long as they have rows, cols, ld
 // and dtype.
@@ -55,10 +40,11 @@ struct GemmOperands {
 };
 
 // Products of fp32 or bf16 with fp32 sums (fp32 without TF32). The algorithm is cuBLASLt's first
-// choice for the shape, under preferences that never change: with one GPU model and one version of
-// the library, a shape has one algorithm and its results one set of bits, on any rank and in any
-// run. Pointers and rows start at multiples of 16 bytes.
-class Gemm final : public BatchedGemm {
+// choice for the shape, under preferences that never change, or the one adopted for it: with one
+// GPU model, one version of the library and the same plans adopted, a shape has one algorithm and
+// its results one set of bits, on any rank and in any run. Pointers and rows start at multiples of
+// 16 bytes.
+class Gemm final : public BatchedGemm, public ProductChooser {
  public:
   // Works in 32 MiB of `memory`.
   Gemm(const Stream& stream, Memory& memory);
@@ -70,14 +56,25 @@ class Gemm final : public BatchedGemm {
                 std::int64_t heads) override;
   static std::size_t version() { return cublasLtGetVersion(); }
 
+  DeviceIdentity identity() const override;
+  void begin_measuring(int candidates) override;
+  std::vector<ProductPlan> end_measuring() override;
+  void adopt(std::span<const ProductPlan> plans) override;
+
  private:
-  struct Plan;
-  Plan& plan_for(const GemmShape& shape);
+  GemmPlan& plan_for(const GemmShape& shape, const GemmOperands& operands);
+  void choose(GemmPlan& plan, const GemmOperands& operands);
+  void measure(GemmPlan& plan, const GemmOperands& operands);
+  cublasStatus_t run(const GemmPlan& plan, const GemmOperands& operands,
+                     const cublasLtMatmulAlgo_t& algorithm);
 
   const Stream& stream_;
   cublasLtHandle_t handle_ = nullptr;
   Buffer<std::byte> workspace_;
-  std::map<GemmShape, std::unique_ptr<Plan>> plans_;
+  std::map<GemmShape, std::unique_ptr<GemmPlan>> plans_;
+  std::map<std::string, cublasLtMatmulAlgo_t> adopted_;  // by name_of(shape)
+  int candidates_ = 0;                                   // 0: nothing is measured
+  std::vector<ProductPlan> measured_;
 };
 
 }  // namespace demist::cuda

@@ -56,4 +56,26 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
+// A place in a stream that knows when it was passed.
+class TimedEvent {
+ public:
+  TimedEvent() { check(cudaEventCreate(&event_), "new event"); }
+  ~TimedEvent() {
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+  TimedEvent(TimedEvent&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  TimedEvent& operator=(TimedEvent&& other) = delete;
+  void record(const Stream& stream) { check(cudaEventRecord(event_, stream.get()), "event"); }
+  // Waits for both.
+  double seconds_since(const TimedEvent& start) const {
+    float ms = 0;
+    check(cudaEventSynchronize(event_), "work on the device");
+    check(cudaEventElapsedTime(&ms, start.event_, event_), "elapsed time");
+    return ms * 1e-3;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 }  // namespace demist::cuda

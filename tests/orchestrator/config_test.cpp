@@ -249,12 +249,15 @@ TEST(Config, SetRefusesWhatItDoesNotKnow) {
 
 TEST(Config, HashIgnoresWhatChangesNoResult) {
   const RunConfig run = parse(kRecipe);
-  const RunConfig moved = parse(
-      kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
-                "parallel.recompute=LAYER", "checkpoint.every_steps=3", "checkpoint.keep_last=4",
-                "checkpoint.keep_every_steps=6", "recovery.attempts=9",
-                "recovery.self_check_every_steps=7", "stages.score.decoding.max_tokens=99",
-                "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
+  const RunConfig moved =
+      parse(kRecipe,
+            {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
+             "parallel.recompute=LAYER", "parallel.tune_products=true", "checkpoint.every_steps=3",
+             "checkpoint.keep_last=4", "checkpoint.keep_every_steps=6", "recovery.attempts=9",
+             "recovery.self_check_every_steps=7", "stages.score.decoding.max_tokens=99",
+             "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
+  EXPECT_TRUE(moved.tune_products);
+  EXPECT_FALSE(run.tune_products);
   EXPECT_EQ(run.hash, moved.hash);
   for (const StageConfig& stage : run.stages)
     EXPECT_EQ(stage.hash, moved.stage(stage.name).hash) << stage.name;

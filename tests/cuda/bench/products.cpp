@@ -63,7 +63,7 @@ double median_seconds(cuda::CudaBackend& backend, const Product& p, const Buffer
   const auto a = a_first ? matrix(numbers.data(), p.m, p.k) : matrix(numbers.data(), p.k, p.m);
   const auto b = b_first ? matrix(second, p.n, p.k) : matrix(second, p.k, p.n);
   const TensorView out{result.data(), p.out, p.m, p.n, p.ld()};
-  std::vector<TimedEvent> times(static_cast<std::size_t>(repetitions) + 1);
+  std::vector<cuda::TimedEvent> times(static_cast<std::size_t>(repetitions) + 1);
   for (int i = 0; i < 3; ++i) backend.gemm(out, a, b, p.transpose);
   times.front().record(backend.stream());
   for (std::size_t i = 1; i < times.size(); ++i) {

@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <deque>
 #include <map>
 #include <string>
@@ -13,30 +11,6 @@
 #include "tests/cuda/bench/operation.hpp"
 
 namespace demist::bench {
-
-// A place in a stream that knows when it was passed.
-class TimedEvent {
- public:
-  TimedEvent() { cuda::check(cudaEventCreate(&event_), "new event"); }
-  ~TimedEvent() {
-    if (event_ != nullptr) cudaEventDestroy(event_);
-  }
-  TimedEvent(TimedEvent&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
-  TimedEvent& operator=(TimedEvent&& other) = delete;
-  void record(const cuda::Stream& stream) {
-    cuda::check(cudaEventRecord(event_, stream.get()), "event");
-  }
-  // Waits for both.
-  double seconds_since(const TimedEvent& start) const {
-    float ms = 0;
-    cuda::check(cudaEventSynchronize(event_), "work on the device");
-    cuda::check(cudaEventElapsedTime(&ms, start.event_, event_), "elapsed time");
-    return ms * 1e-3;
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 // An event before and one after every operation; the device need not wait for them.
 class Stopwatch final : public Observer {
@@ -70,7 +44,7 @@ class Stopwatch final : public Observer {
  private:
   struct Lap {
     Operation operation;
-    TimedEvent start, end;
+    cuda::TimedEvent start, end;
   };
   const cuda::Stream& stream_;
   std::deque<Lap> laps_;
