@@ -18,9 +18,11 @@ void SignalRelay::look_for_file() {
 void SignalRelay::operator()(int pid) {
   constexpr double patience = 2;  // seconds
   look_for_file();
-  if (interrupted() && asked_at_ == 0) {
-    asked_at_ = steady_seconds();
+  if (interrupted() && asked_at_ == 0)
     log::info("saving and stopping; press Ctrl-C again to stop at once");
+  // A launcher passes it on to the ranks that it has, and it may have none yet. They count it once.
+  if (interrupted() && (asked_at_ == 0 || steady_seconds() > asked_at_ + patience)) {
+    asked_at_ = steady_seconds();
     ::kill(-pid, signals_.first() == SIGUSR2 ? SIGUSR2 : SIGUSR1);
   }
   if (signals_.count() >= 2 && ended_at_ == 0) {

@@ -25,7 +25,7 @@ class SignalRelay {
   void look_for_file();
 
   StopSignals signals_{StopSignals::Second::is_counted};
-  double asked_at_ = 0, ended_at_ = 0;  // 0: not yet
+  double asked_at_ = 0, ended_at_ = 0;  // last; 0: not yet
   std::filesystem::path stop_file_;
   double next_look_ = 0;
   bool file_found_ = false;
