@@ -50,7 +50,7 @@ std::string describe(const GemmShape& s) {
 std::string name_of(const GemmShape& s) {
   const auto numbers = [](std::initializer_list<std::int64_t> values) {
     std::string text;
-    for (const std::int64_t value : values) text += " " + std::to_string(value);
+    for (const std::int64_t value : values) text.append(" ").append(std::to_string(value));
     return text;
   };
   const char* const form = s.transpose == Transpose::none ? " NN"
