@@ -143,6 +143,7 @@ struct Trainer::Impl {
   std::deque<Announced> announced;
   StepGuard guard;
   Fault fault;
+  std::function<void()> meanwhile = [] {};
   std::optional<std::vector<StepDigest::Part>> parts;  // of each micro-batch, for a check
   std::int64_t step = 0;
   std::int64_t data_offset = 0;  // steps of data that were left out
@@ -247,6 +248,10 @@ void Trainer::roll_back(const checkpoint::Checkpoint& to) {
   t.rollbacks = rollbacks;
 }
 
+void Trainer::meanwhile(std::function<void()> look_after) {
+  impl_->meanwhile = std::move(look_after);
+}
+
 void Trainer::inject(Fault fault) { impl_->fault = std::move(fault); }
 
 void Trainer::Impl::check_identity(const checkpoint::Checkpoint& from) const {
@@ -342,6 +347,7 @@ GradientReducer::Result Trainer::Impl::compute_checked(const Announced& plan,
     parts.reset();
     return found;
   });
+  report.micro_batches = first->micro_batches;
   report.compute_seconds = first->compute_seconds;
   report.recomputed = report.recomputed || first->recomputed;
   return result;
@@ -365,10 +371,11 @@ StepDigest Trainer::Impl::digest(GradientReducer::Result result, const StepTotal
 GradientReducer::Result Trainer::Impl::compute(const Announced& plan,
                                                const std::vector<data::MicroBatch>& batches,
                                                StepTotals& totals, StepReport& report) {
-  const auto start = std::chrono::steady_clock::now();
   while (report.rescaled <= kMaxRescales) {
+    const auto start = std::chrono::steady_clock::now();
     totals = accumulate(batches, plan.data_step);
-    report.compute_seconds = seconds_since(start);
+    report.micro_batches = static_cast<std::int32_t>(batches.size());
+    report.compute_seconds = seconds_since(start) - reducer->exchange_seconds();
     mpi::enter(world, Phase::reduce);
     const auto result = reducer->finish();
     if (result == GradientReducer::Result::redo) {
@@ -402,6 +409,7 @@ StepTotals Trainer::Impl::accumulate(const std::vector<data::MicroBatch>& batche
   std::int32_t index = 0;
   const auto on_gradients = [&](std::int64_t layer) {
     mpi::enter(world, Phase::backward);
+    meanwhile();
     if (fault && layer < 0) fault(data_step, grads.span());
     reducer->add(grads.span(), layer);
     if (parts && layer < 0) parts->push_back({index, digest_of(*backend, grads.span())});

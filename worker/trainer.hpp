@@ -31,7 +31,7 @@ struct StepPlan {
   bool check = false;  // compute it on other ranks too, and compare; needs Reduction::exact
 };
 
-// What a step came to; equal on all ranks but for the seconds.
+// What a step came to; equal on all ranks but for micro-batches and seconds.
 struct StepReport {
   std::int64_t step = 0;
   double loss = 0;       // weighted sum / normalizer over the whole step; may be NaN
@@ -48,7 +48,8 @@ struct StepReport {
   bool recomputed = false;     // not finite at first: a fault of a machine, if it was applied then
   std::optional<Corruption> corruption;  // found by a check; verdict `corrupt` if it does not pass
   double load_seconds = 0;               // this rank waited for its micro-batches
-  double compute_seconds = 0;            // this rank's forward and backward time
+  std::int32_t micro_batches = 0;        // that this rank computed in
+  double compute_seconds = 0;            // of its own: not waiting for other data groups
 };
 
 struct TrainerConfig {
@@ -100,6 +101,8 @@ class Trainer {
   // Everything as in an earlier checkpoint of this stage, but for the data that was left out.
   // Collective.
   void roll_back(const checkpoint::Checkpoint& checkpoint);
+  // Called now and then while a step computes: for letters that are to travel in the meantime.
+  void meanwhile(std::function<void()> look_after);
   // For tests of faults: called with the gradient of each of this rank's micro-batches, before what
   // is last of it is added: the embeddings.
   using Fault = std::function<void(std::int64_t step, std::span<float> gradient)>;

@@ -2,6 +2,7 @@
 #include "worker/optimizer/gradient_reducer.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <numeric>
 
@@ -23,6 +24,7 @@ void GradientReducer::begin(std::size_t own_micro_batches, std::span<float> shar
   own_ = own_micro_batches;
   shard_ = shard;
   added_ = next_ = reduced_ = 0;
+  exchange_seconds_ = 0;
   do_begin();
 }
 
@@ -45,11 +47,14 @@ GradientReducer::Result GradientReducer::finish() {
 }
 
 void GradientReducer::reduce_up_to(std::size_t end) {
-  if (is_alone()) return;
+  if (is_alone() || reduced_ == end) return;
+  const auto start = std::chrono::steady_clock::now();
   for (; reduced_ < end; ++reduced_) {
     groups_.data->detach();
     reduce_bucket(order_[reduced_]);
   }
+  exchange_seconds_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace demist

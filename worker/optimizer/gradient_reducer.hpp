@@ -37,6 +37,8 @@ class GradientReducer {
   // -1: for everything, and the micro-batch is done.
   void add(std::span<const float> grads, std::int64_t layer);
   Result finish();  // collective over the world
+  // In this step so far, inside exchanges between data groups: mostly waiting for slower ones.
+  double exchange_seconds() const { return exchange_seconds_; }
 
   virtual std::size_t bytes() const = 0;
   // What must survive a restart, as JSON; "{}" when nothing does.
@@ -86,6 +88,7 @@ class GradientReducer {
   std::size_t own_ = 0, added_ = 0;
   std::size_t next_ = 0;     // into order_: of the micro-batch under way
   std::size_t reduced_ = 0;  // into order_
+  double exchange_seconds_ = 0;
   std::span<float> shard_;
 };
 
