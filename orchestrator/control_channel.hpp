@@ -1,45 +1,41 @@
-// Rank 0's messages to all ranks, and their reports to rank 0, without making a worker wait.
+// The ranks' control exchange (ControlNode) over MPI, without making a worker wait.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <memory>
 #include <optional>
-#include <string>
-#include <vector>
 
 #include "core/mpi.hpp"
-#include "orchestrator/coordinator.hpp"
+#include "core/mpi_mail.hpp"
+#include "orchestrator/control_node.hpp"
 
 namespace demist {
 
-// Wire form (protobuf, orchestrator/control.proto).
-std::string encode(const ControlMessage& message);
-ControlMessage decode_message(const std::string& bytes);  // throws EnvironmentError
-std::string encode(const RankReport& report);
-RankReport decode_report(const std::string& bytes);
-
-// All ranks call the same members in the same order. One message and one report may be under way.
+// All ranks call the same members in the same order, but for post() and progress(). At most one
+// report is under way.
 class ControlChannel {
  public:
-  explicit ControlChannel(const mpi::Comm& world);  // duplicates it: collective
-  ~ControlChannel();
-  ControlChannel(const ControlChannel&) = delete;
-  ControlChannel& operator=(const ControlChannel&) = delete;
+  // Collective.
+  explicit ControlChannel(const mpi::Comm& world, int most_children = ControlTree::kChildren);
 
-  // Starts sending a message to all ranks; only rank 0's argument counts (others pass nothing).
-  void post(const std::optional<ControlMessage>& message = std::nullopt);
-  // The message posted last, on every rank.
+  // Rank 0: starts sending a message to all ranks.
+  void post(const ControlMessage& message) { node_.post(message); }
+  // The next message, on every rank.
   ControlMessage wait();
 
-  // Starts sending this rank's report to rank 0 and returns what the reports before it came to:
-  // rank 0 gets all ranks' reports on the step before, in rank order; other ranks get nothing.
-  std::vector<RankReport> report(const RankReport& mine);
-  // Ends the exchange: the last reports on rank 0.
-  std::vector<RankReport> drain();
+  // Starts sending this rank's report to rank 0, and ends the exchange of the one before: that is
+  // returned on rank 0, merged from all ranks' reports; other ranks get nothing.
+  std::optional<Report> report(const Report& mine);
+  std::optional<Report> drain();  // ends the exchange under way, if any
+
+  // Takes and passes on what has come, and returns at once. To be called now and then in a step:
+  // then what wait() and report() ask for is there when they ask.
+  void progress();
+  bool expects_letters() const { return !node_.has_message() || !node_.has_reported(); }
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  const mpi::Comm world_;
+  mpi::Mail mail_;  // on a communicator of its own: control messages never match a tensor's
+  ControlNode node_;
 };
 
 }  // namespace demist

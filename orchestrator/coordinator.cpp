@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/coordinator.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.hpp"
@@ -8,10 +9,16 @@
 namespace demist {
 
 std::vector<std::int32_t> balanced_owners(std::int32_t micro_batches, int groups) {
-  std::vector<std::int32_t> owner(static_cast<std::size_t>(micro_batches));
-  for (std::int64_t i = 0; i < micro_batches; ++i)
-    owner[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i * groups / micro_batches);
-  return owner;
+  return owners_of(Balancer(micro_batches, groups, 1).shares());
+}
+
+void merge(Report& report, const Report& others) {
+  ensure(report.step == others.step, "reports of one step are merged");
+  report.exhausted = report.exhausted || others.exhausted;
+  report.rollbacks = std::max(report.rollbacks, others.rollbacks);
+  report.stop_requested = report.stop_requested || others.stop_requested;
+  report.control_seconds = std::max(report.control_seconds, others.control_seconds);
+  report.speeds.insert(report.speeds.end(), others.speeds.begin(), others.speeds.end());
 }
 
 ControlMessage way_back(const CoordinatorConfig& config, std::int64_t exhausted_step,
@@ -25,7 +32,10 @@ ControlMessage way_back(const CoordinatorConfig& config, std::int64_t exhausted_
 }
 
 Coordinator::Coordinator(const CoordinatorConfig& config)
-    : config_(config), next_step_(config.first_step), saved_step_(config.first_step) {
+    : config_(config),
+      balancer_(config.micro_batches, config.data_groups, config.ranks_per_group),
+      next_step_(config.first_step),
+      saved_step_(config.first_step) {
   if (config_.evaluate && next_step_ == 0) pending_.emplace_back(Evaluate{0});
 }
 
@@ -60,7 +70,8 @@ void Coordinator::plan_next() {
     pending_.emplace_back(Stop{last ? Stop::Reason::done : Stop::Reason::interrupted, next_step_});
     return;
   }
-  StepPlan plan{next_step_, balanced_owners(config_.micro_batches, config_.data_groups)};
+  StepPlan plan{next_step_, owners_of(balancer_.next())};
+  if (balancer_.has_changed()) rebalance_ = {next_step_, balancer_.shares(), balancer_.seconds()};
   ++next_step_;
   const auto due = [&](std::int64_t every) { return every > 0 && next_step_ % every == 0; };
   plan.check = due(config_.check_every);
@@ -70,12 +81,12 @@ void Coordinator::plan_next() {
   if (due(config_.save_every)) pending_.emplace_back(Save{next_step_});
 }
 
-void Coordinator::receive(std::span<const RankReport> reports) {
-  for (const RankReport& report : reports) {
-    stop_requested_ = stop_requested_ || report.stop_requested;
-    if (report.step.exhausted) exhausted_step_ = report.step.step;
-    rollbacks_ = report.step.rollbacks;
-  }
+void Coordinator::receive(const Report& report) {
+  stop_requested_ = stop_requested_ || report.stop_requested;
+  if (report.exhausted) exhausted_step_ = report.step;
+  rollbacks_ = report.rollbacks;
+  if (!config_.balance) return;
+  for (const Report::Speed& speed : report.speeds) balancer_.hear(speed.rank, speed.seconds);
 }
 
 }  // namespace demist

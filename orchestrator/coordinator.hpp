@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <deque>
-#include <span>
+#include <optional>
+#include <utility>
 #include <variant>
 #include <vector>
 
+#include "orchestrator/balance.hpp"
 #include "worker/trainer.hpp"
 
 namespace demist {
@@ -33,17 +35,29 @@ struct Rollback {
 struct Settle {};
 using ControlMessage = std::variant<StepPlan, Save, Evaluate, Stop, Rollback, Settle>;
 
-// A step as one rank saw it.
-struct RankReport {
-  StepReport step;
+// A step as one rank saw it, or several together.
+struct Report {
+  struct Speed {
+    int rank = 0;
+    float seconds = 0;  // that a micro-batch takes it
+  };
+  std::int64_t step = 0;
+  bool exhausted = false;      // it was one bad step in a row too many; equal on all ranks
+  std::int32_t rollbacks = 0;  // of the state's history; equal on all ranks
   bool stop_requested = false;
+  float control_seconds = 0;  // since the report before, of the rank that spent most on control
+  std::vector<Speed> speeds;  // of those for whom it has changed (SpeedMeter)
 };
+// Adds what other ranks say of the same step. REQUIRES: one step.
+void merge(Report& report, const Report& others);
 
 struct CoordinatorConfig {
   std::int64_t first_step = 0;  // finished steps of the state that was loaded
   std::int64_t total_steps = 0;
   std::int32_t micro_batches = 1;
   int data_groups = 1;
+  int ranks_per_group = 1;
+  bool balance = false;             // share micro-batches out by speed; needs Reduction::exact
   std::int64_t save_every = 0;      // 0: at the end only
   bool evaluate = false;            // before the first step and after the last
   std::int64_t evaluate_every = 0;  // and every so many steps
@@ -58,6 +72,13 @@ struct CoordinatorConfig {
 ControlMessage way_back(const CoordinatorConfig& config, std::int64_t exhausted_step,
                         std::int32_t rollbacks);
 
+// From step `step` on groups have other shares of the micro-batches.
+struct Rebalance {
+  std::int64_t step = 0;
+  std::vector<std::int32_t> shares;  // of each group
+  std::vector<double> seconds;       // that a micro-batch takes it
+};
+
 class Coordinator {
  public:
   explicit Coordinator(const CoordinatorConfig& config);
@@ -66,14 +87,18 @@ class Coordinator {
   ControlMessage next();
   bool stopped() const { return stopped_; }
 
-  // The reports of all ranks on one step, in rank order.
-  void receive(std::span<const RankReport> reports);
+  // What all ranks together say of one step.
+  void receive(const Report& report);
+  // Set once by the first message that shares micro-batches out anew.
+  std::optional<Rebalance> take_rebalance() { return std::exchange(rebalance_, std::nullopt); }
 
  private:
   void plan_next();
   ControlMessage after_exhaustion();
 
   CoordinatorConfig config_;
+  Balancer balancer_;
+  std::optional<Rebalance> rebalance_;
   std::int64_t next_step_;
   std::int64_t saved_step_;  // of the newest checkpoint
   std::deque<ControlMessage> pending_;
@@ -83,7 +108,7 @@ class Coordinator {
   bool stopped_ = false;
 };
 
-// Micro-batch i's group: contiguous runs whose lengths differ by at most one.
+// Micro-batch i's group when all groups are alike: runs whose lengths differ by at most one.
 std::vector<std::int32_t> balanced_owners(std::int32_t micro_batches, int groups);
 
 }  // namespace demist

@@ -23,7 +23,8 @@ ordered_json header(const char* event, const std::string& stage, std::int64_t st
 
 }  // namespace
 
-std::string step_line(const std::string& stage, const StepReport& report, double seconds) {
+std::string step_line(const std::string& stage, const StepReport& report, double seconds,
+                      double control_seconds) {
   ordered_json line = header("step", stage, report.step + 1);
   line["loss"] = report.loss;  // not finite: null
   line["grad_norm"] = report.grad_norm;
@@ -32,6 +33,7 @@ std::string step_line(const std::string& stage, const StepReport& report, double
   line["seconds"] = seconds;
   line["tokens_per_second"] = seconds > 0 ? static_cast<double>(report.tokens) / seconds : 0.0;
   line["load_seconds"] = report.load_seconds;
+  line["control_seconds"] = control_seconds;
   line["rescaled"] = report.rescaled;
   if (!report.applied()) line["skipped"] = name_of(report.verdict);
   if (report.rollbacks > 0) line["rollbacks"] = report.rollbacks;

@@ -17,7 +17,9 @@ struct Crewing {
   std::string device;         // Backend::name()
 };
 
-std::string step_line(const std::string& stage, const StepReport& report, double seconds);
+// `control_seconds`: of the step before, the longest that a rank spent on control.
+std::string step_line(const std::string& stage, const StepReport& report, double seconds,
+                      double control_seconds);
 std::string held_out_line(const std::string& stage, std::int64_t step, double loss, double seconds);
 // event: "start" or "save".
 std::string event_line(const std::string& stage, const std::string& event, std::int64_t step,

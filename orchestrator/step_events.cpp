@@ -2,10 +2,14 @@
 #include "orchestrator/step_events.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/log.hpp"
 #include "orchestrator/events.hpp"
+#include "orchestrator/format.hpp"
 #include "orchestrator/nearest.hpp"
 
 namespace demist {
@@ -47,6 +51,33 @@ void append_step_events(const std::filesystem::path& run_dir, const std::string&
                 {"loss", report.loss},
                 {"grad_norm", report.grad_norm}});
   log::warning(where + ": not applied (" + name_of(report.verdict) + ")");
+}
+
+void append_rebalance(const std::filesystem::path& run_dir, const std::string& stage,
+                      const Rebalance& rebalance) {
+  constexpr std::size_t most = 16;  // groups that a line names
+  const std::vector<double>& seconds = rebalance.seconds;
+  const double typical = median(seconds);
+  std::vector<std::size_t> others;
+  for (std::size_t g = 0; g < seconds.size(); ++g)
+    if (seconds[g] != typical) others.push_back(g);
+  std::ranges::stable_sort(others, std::greater(), [&](std::size_t g) { return seconds[g]; });
+  nlohmann::ordered_json named = nlohmann::ordered_json::array();
+  std::vector<std::string> words;
+  for (const std::size_t g : std::span(others).first(std::min(most, others.size()))) {
+    const double times = std::round(seconds[g] / typical * 100) / 100;
+    named.push_back({{"group", g}, {"times", times}, {"micro_batches", rebalance.shares[g]}});
+    words.push_back(print("group %zu takes %.2f times as long and gets %d", g, times,
+                          static_cast<int>(rebalance.shares[g])));
+  }
+  append_event(run_dir, "rebalanced",
+               {{"stage", stage},
+                {"step", rebalance.step},
+                {"groups", named},
+                {"largest_share", *std::ranges::max_element(rebalance.shares)}});
+  log::info("stage " + stage + ", step " + std::to_string(rebalance.step) +
+            ": micro-batches are shared out anew: " +
+            (words.empty() ? "all groups are equally fast" : join(words, ", ")));
 }
 
 void append_rollback(const std::filesystem::path& run_dir, const std::string& stage,

@@ -1,4 +1,4 @@
-// What bad steps leave in events.jsonl.
+// What steps that are not like others leave in events.jsonl.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -20,6 +20,9 @@ void append_corruption(const std::filesystem::path& run_dir, const std::string& 
 // recipe.
 std::string describe_corruption(const std::string& stage, const StepReport& report,
                                 const std::vector<std::string>& hosts, std::int64_t check_every);
+// `rebalanced`, with those groups that are slower or faster than most.
+void append_rebalance(const std::filesystem::path& run_dir, const std::string& stage,
+                      const Rebalance& rebalance);
 void append_rollback(const std::filesystem::path& run_dir, const std::string& stage,
                      const Rollback& rollback);
 

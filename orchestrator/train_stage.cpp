@@ -60,6 +60,9 @@ CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& ru
   config.total_steps = work.steps;
   config.micro_batches = work.batch.micro_batches;
   config.data_groups = world.size() / run.tensor_parallel;
+  config.ranks_per_group = run.tensor_parallel;
+  // Sums in another order have other last bits.
+  config.balance = run.reduction == Reduction::exact;
   config.save_every = run.checkpoint_every;
   config.evaluate = evaluate;
   config.evaluate_every = work.evaluate_every;
@@ -82,11 +85,12 @@ class Reporter {
         line_(style, stderr),
         last_(steady_seconds()) {}
 
-  void step(const StepReport& report) {
+  // `control_seconds`: what came in with the reports that were heard last.
+  void step(const StepReport& report, double control_seconds) {
     const double seconds = lap();
     // A moving average that forgets half of its past in about 14 steps.
     average_ = average_ == 0 ? seconds : 0.95 * average_ + 0.05 * seconds;
-    metrics_.write(step_line(stage_, report, seconds));
+    metrics_.write(step_line(stage_, report, seconds, control_seconds));
     append_step_events(run_dir_, stage_, report);
     StepProgress progress{stage_,      report.step + 1,  total_,
                           report.loss, report.grad_norm, report.lr};
@@ -116,6 +120,10 @@ class Reporter {
     line_.clear();
     append_corruption(run_dir_, stage_, report, hosts);
   }
+  void rebalance(const Rebalance& rebalance) {
+    line_.clear();
+    append_rebalance(run_dir_, stage_, rebalance);
+  }
   void rollback(const Rollback& rollback) {
     line_.clear();
     append_rollback(run_dir_, stage_, rollback);
@@ -140,6 +148,19 @@ class Reporter {
   double last_, average_ = 0;
 };
 
+// Adds the seconds for which it is in scope.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum) {}
+  ~Stopwatch() { sum_ += steady_seconds() - start_; }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& sum_;
+  const double start_ = steady_seconds();
+};
+
 // Carries out the coordinator's messages: docs/protocol.md, "The loop of a rank".
 class StepLoop {
  public:
@@ -154,6 +175,11 @@ class StepLoop {
         state_(state),
         channel_(world),
         saves_(world, run, stage, trainer.step()) {
+    trainer_.meanwhile([this] {
+      if (!channel_.expects_letters()) return;
+      const Stopwatch watch(control_seconds_);
+      channel_.progress();
+    });
     if (world.rank() != 0) return;
     coordinator_.emplace(coordinator_config(world, run, work_, trainer, data.held_out != nullptr));
     reporter_.emplace(run, stage,
@@ -175,7 +201,7 @@ class StepLoop {
       saves_.poll();
       current = std::move(ahead);
     }
-    digest(channel_.drain());
+    settle();
     end_save();
     return std::get<Stop>(current);
   }
@@ -184,31 +210,51 @@ class StepLoop {
 
  private:
   void post() {
-    if (coordinator_)
+    if (!coordinator_) return;
+    {
+      const Stopwatch watch(control_seconds_);
       channel_.post(coordinator_->next());
-    else
-      channel_.post();
+    }
+    if (const auto rebalance = coordinator_->take_rebalance()) reporter_->rebalance(*rebalance);
   }
   ControlMessage receive() {
-    ControlMessage message = channel_.wait();
+    ControlMessage message = wait();
     if (const auto* plan = std::get_if<StepPlan>(&message)) trainer_.announce(*plan);
     // What comes after it is announced before it is carried out.
     if (const auto* back = std::get_if<Rollback>(&message)) trainer_.skip_data(back->data_steps);
     return message;
   }
-  void digest(const std::vector<RankReport>& reports) {
-    if (coordinator_) coordinator_->receive(reports);
+  ControlMessage wait() {
+    const Stopwatch watch(control_seconds_);
+    return channel_.wait();
+  }
+  void send(const StepReport& step) {
+    Report mine{step.step, step.exhausted, step.rollbacks, signals_.requested(), 0, {}};
+    mine.control_seconds = static_cast<float>(std::exchange(control_seconds_, 0));
+    if (const auto speed = speed_.add(step.compute_seconds, step.micro_batches))
+      mine.speeds.push_back({world_.rank(), *speed});
+    const Stopwatch watch(control_seconds_);
+    digest(channel_.report(mine));
+  }
+  void settle() {
+    const Stopwatch watch(control_seconds_);
+    digest(channel_.drain());
+  }
+  void digest(const std::optional<Report>& report) {
+    if (!report) return;
+    coordinator_->receive(*report);
+    heard_control_seconds_ = report->control_seconds;
   }
 
   void carry_out(const StepPlan&) {
     const StepReport report = trainer_.run_step();
-    digest(channel_.report({report, signals_.requested()}));
-    if (reporter_) reporter_->step(report);
+    send(report);
+    if (reporter_) reporter_->step(report, heard_control_seconds_);
     if (report.corruption) heed_corruption(report);
     if (!peak_is_known_) measure_peak();
     if (!report.exhausted) return;
     held_ = true;  // what is under way was planned for a state that did not come
-    digest(channel_.drain());
+    settle();
   }
   // Collective: every rank knows of it.
   void heed_corruption(const StepReport& report) {
@@ -263,7 +309,7 @@ class StepLoop {
     mpi::enter(world_, Phase::control);
     held_ = false;
   }
-  void carry_out(const Settle&) { digest(channel_.drain()); }
+  void carry_out(const Settle&) { settle(); }
   void carry_out(const Stop&) {}
 
   const mpi::Comm& world_;
@@ -275,6 +321,9 @@ class StepLoop {
   StageState& state_;
   StopSignals signals_{StopSignals::Second::ends_process};
   ControlChannel channel_;
+  SpeedMeter speed_;
+  double control_seconds_ = 0;        // in the exchange, of this rank, since its last report
+  double heard_control_seconds_ = 0;  // rank 0: of the report heard last
   bool peak_is_known_ = run_.peak_gflops > 0 || !trainer_.backend().on_host();
   bool held_ = false;  // after one bad step too many nothing is carried out until Rollback or Stop
   std::optional<Coordinator> coordinator_;  // rank 0

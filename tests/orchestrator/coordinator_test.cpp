@@ -46,9 +46,9 @@ CoordinatorConfig config(std::int64_t first, std::int64_t total) {
   return c;
 }
 
-RankReport report(std::int64_t step) {
-  RankReport r;
-  r.step.step = step;
+Report report(std::int64_t step) {
+  Report r;
+  r.step = step;
   return r;
 }
 
@@ -98,9 +98,10 @@ TEST(Coordinator, StopRequestOfAnyRankSavesFirst) {
   Coordinator coordinator(config(0, 100));
   EXPECT_EQ(word(coordinator.next()), "s0");
   EXPECT_EQ(word(coordinator.next()), "s1");
-  std::vector<RankReport> reports{report(0), report(0)};
-  reports[1].stop_requested = true;
-  coordinator.receive(reports);
+  Report all_ranks = report(0), asked = report(0);
+  asked.stop_requested = true;
+  merge(all_ranks, asked);
+  coordinator.receive(all_ranks);
   EXPECT_EQ(all(coordinator), "v2 . stop2 ");
 }
 
@@ -109,17 +110,16 @@ TEST(Coordinator, StopRequestRightAfterASaveDoesNotSaveAgain) {
   c.save_every = 1;
   Coordinator coordinator(c);
   EXPECT_EQ(word(coordinator.next()), "s0");
-  RankReport asked = report(0);
+  Report asked = report(0);
   asked.stop_requested = true;
-  coordinator.receive({&asked, 1});
+  coordinator.receive(asked);
   EXPECT_EQ(all(coordinator), "v1 . stop1 ");
 }
 
-RankReport exhausted(std::int64_t step, std::int32_t rollbacks = 0) {
-  RankReport r = report(step);
-  r.step.verdict = StepVerdict::not_finite;
-  r.step.exhausted = true;
-  r.step.rollbacks = rollbacks;
+Report exhausted(std::int64_t step, std::int32_t rollbacks = 0) {
+  Report r = report(step);
+  r.exhausted = true;
+  r.rollbacks = rollbacks;
   return r;
 }
 
@@ -128,8 +128,7 @@ std::string after_exhaustion(CoordinatorConfig c, std::int64_t last, std::int32_
   Coordinator coordinator(c);
   while (word(coordinator.next()) != numbered("s", last)) {
   }
-  const RankReport bad = exhausted(last, rollbacks);
-  coordinator.receive({&bad, 1});
+  coordinator.receive(exhausted(last, rollbacks));
   std::string words = word(coordinator.next());
   if (coordinator.stopped()) return words;
   words += " ";
@@ -146,8 +145,7 @@ TEST(Coordinator, ExhaustionWithoutAWayBackStopsWithoutSaving) {
   EXPECT_EQ(after_exhaustion(c, 20, 2), "bad20");  // twice is enough
   EXPECT_EQ(after_exhaustion(c, 9), "bad9");
   Coordinator coordinator(c);
-  const RankReport bad = exhausted(0);
-  coordinator.receive({&bad, 1});
+  coordinator.receive(exhausted(0));
   EXPECT_EQ(word(coordinator.next()), "bad0");
   EXPECT_THROW(coordinator.next(), InternalError);
 }
@@ -178,8 +176,7 @@ TEST(Coordinator, AfterGoingBackItSavesAsBefore) {
   Coordinator coordinator(c);
   while (word(coordinator.next()) != "s3") {
   }
-  const RankReport bad = exhausted(3);
-  coordinator.receive({&bad, 1});
+  coordinator.receive(exhausted(3));
   EXPECT_EQ(all(coordinator), "back2+2 s2 s3 v4 s4 s5 v6 . done ");
 }
 
@@ -191,8 +188,7 @@ TEST(Coordinator, TheLastStepMayBeBadToo) {
   while (word(coordinator.next()) != "v6") {  // two messages are under way when step 5 is reported
   }
   EXPECT_EQ(word(coordinator.next()), ".");
-  const RankReport bad = exhausted(5);
-  coordinator.receive({&bad, 1});
+  coordinator.receive(exhausted(5));
   EXPECT_EQ(all(coordinator), "back4+2 s4 s5 v6 . done ");
 }
 
@@ -209,6 +205,80 @@ TEST(Coordinator, OwnersAreContiguousAndBalanced) {
       const auto [least, most] = std::minmax_element(load.begin(), load.end());
       EXPECT_LE(*most - *least, 1) << batches << " over " << groups;
     }
+}
+
+// Plans steps and hears after each of them, until it shares micro-batches out anew.
+std::optional<Rebalance> rebalance_after(CoordinatorConfig c, const std::vector<float>& seconds) {
+  Coordinator coordinator(c);
+  Report all_ranks = report(0);
+  for (std::size_t rank = 0; rank < seconds.size(); ++rank)
+    all_ranks.speeds.push_back({static_cast<int>(rank), seconds[rank]});
+  coordinator.next();
+  coordinator.receive(all_ranks);
+  const ControlMessage message = coordinator.next();
+  const auto rebalance = coordinator.take_rebalance();
+  EXPECT_FALSE(coordinator.take_rebalance());
+  if (rebalance)
+    EXPECT_EQ(std::get<StepPlan>(message).owner, owners_of(rebalance->shares));
+  else
+    EXPECT_EQ(std::get<StepPlan>(message).owner, balanced_owners(c.micro_batches, c.data_groups));
+  return rebalance;
+}
+
+TEST(Coordinator, SharesMicroBatchesOutBySpeed) {
+  CoordinatorConfig c = config(0, 100);
+  c.micro_batches = 8;
+  EXPECT_FALSE(rebalance_after(c, {1, 3}));  // FAST: results depend on who computes what
+  c.balance = true;
+  const auto rebalance = rebalance_after(c, {1, 3});
+  ASSERT_TRUE(rebalance);
+  EXPECT_EQ(rebalance->step, 1);
+  EXPECT_EQ(rebalance->shares, (std::vector<std::int32_t>{6, 2}));
+  EXPECT_EQ(rebalance->seconds, (std::vector<double>{1, 3}));
+  EXPECT_FALSE(rebalance_after(c, {1, 1.05f}));
+  EXPECT_FALSE(rebalance_after(c, {}));
+  c.ranks_per_group = 2;
+  EXPECT_TRUE(rebalance_after(c, {1, 1, 1, 3}));
+  EXPECT_FALSE(rebalance_after(c, {3, 1, 1, 3}));  // both groups have a slow rank
+}
+
+TEST(Coordinator, SharesOutlastARollback) {
+  CoordinatorConfig c = config(0, 100);
+  c.micro_batches = 8;
+  c.balance = true;
+  c.rollbacks = 1;
+  c.save_every = 2;
+  Coordinator coordinator(c);
+  Report slow = report(0);
+  slow.speeds = {{0, 1}, {1, 3}};
+  coordinator.receive(slow);
+  while (word(coordinator.next()) != "s3") {
+  }
+  coordinator.receive(exhausted(3));
+  EXPECT_EQ(word(coordinator.next()), "back2+2");
+  const ControlMessage message = coordinator.next();
+  EXPECT_EQ(word(message), "s2");
+  EXPECT_EQ(std::get<StepPlan>(message).owner, (std::vector<std::int32_t>{0, 0, 0, 0, 0, 0, 1, 1}));
+}
+
+TEST(Coordinator, ReportsMergeInAnyOrder) {
+  Report a = report(4), b = report(4), c = report(4);
+  a.speeds = {{0, 1}};
+  b.stop_requested = true;
+  b.control_seconds = 0.5f;
+  c.exhausted = true;
+  c.rollbacks = 2;
+  c.speeds = {{2, 3}};
+  for (const auto& [first, second] : {std::pair{b, c}, std::pair{c, b}}) {
+    Report all = a;
+    merge(all, first);
+    merge(all, second);
+    EXPECT_TRUE(all.stop_requested && all.exhausted);
+    EXPECT_EQ(all.rollbacks, 2);
+    EXPECT_EQ(all.control_seconds, 0.5f);
+    EXPECT_EQ(all.speeds.size(), 2u);
+  }
+  EXPECT_THROW(merge(a, report(5)), InternalError);
 }
 
 }  // namespace

@@ -27,13 +27,14 @@ StepReport step_report() {
 }
 
 TEST(Metrics, StepLineIsJsonWithExactNumbers) {
-  const auto json = nlohmann::json::parse(step_line("mlm", step_report(), 0.5));
+  const auto json = nlohmann::json::parse(step_line("mlm", step_report(), 0.5, 0.25));
   EXPECT_EQ(json.at("event"), "step");
   EXPECT_EQ(json.at("stage"), "mlm");
   EXPECT_EQ(json.at("step"), 42);  // finished steps
   EXPECT_EQ(json.at("loss").get<double>(), 0.1 + 0.2);
   EXPECT_EQ(json.at("tokens_per_second"), 2000.0);
   EXPECT_EQ(json.at("rescaled"), 1);
+  EXPECT_EQ(json.at("control_seconds"), 0.25);
   EXPECT_GT(json.at("time").get<double>(), 1.6e9);
 }
 
@@ -41,7 +42,7 @@ TEST(Metrics, NonFiniteNumbersAreNull) {
   StepReport report = step_report();
   report.loss = std::nan("");
   report.grad_norm = INFINITY;
-  const auto json = nlohmann::json::parse(step_line("mlm", report, 0));
+  const auto json = nlohmann::json::parse(step_line("mlm", report, 0, 0));
   EXPECT_TRUE(json.at("loss").is_null());
   EXPECT_TRUE(json.at("grad_norm").is_null());
   EXPECT_EQ(json.at("tokens_per_second"), 0.0);
@@ -49,16 +50,16 @@ TEST(Metrics, NonFiniteNumbersAreNull) {
 
 TEST(Metrics, StepsThatWereNotAppliedSayWhy) {
   StepReport report = step_report();
-  EXPECT_FALSE(nlohmann::json::parse(step_line("mlm", report, 1)).contains("skipped"));
+  EXPECT_FALSE(nlohmann::json::parse(step_line("mlm", report, 1, 0)).contains("skipped"));
   report.verdict = StepVerdict::loss_spike;
-  EXPECT_EQ(nlohmann::json::parse(step_line("mlm", report, 1)).at("skipped"), "loss_spike");
+  EXPECT_EQ(nlohmann::json::parse(step_line("mlm", report, 1, 0)).at("skipped"), "loss_spike");
 }
 
 TEST(Metrics, StepsAfterARollbackSaySo) {
   StepReport report = step_report();
-  EXPECT_FALSE(nlohmann::json::parse(step_line("mlm", report, 1)).contains("rollbacks"));
+  EXPECT_FALSE(nlohmann::json::parse(step_line("mlm", report, 1, 0)).contains("rollbacks"));
   report.rollbacks = 2;
-  EXPECT_EQ(nlohmann::json::parse(step_line("mlm", report, 1)).at("rollbacks"), 2);
+  EXPECT_EQ(nlohmann::json::parse(step_line("mlm", report, 1, 0)).at("rollbacks"), 2);
 }
 
 TEST(Metrics, EventsAreJson) {

@@ -22,7 +22,7 @@ StepReport report_of(std::int64_t step, double loss, std::int32_t rollbacks = 0)
 }
 
 std::string line(const StepReport& report, const std::string& stage = "mlm") {
-  return step_line(stage, report, 0.5) + "\n";
+  return step_line(stage, report, 0.5, 0) + "\n";
 }
 
 std::string start(std::int64_t step, int ranks) {

@@ -43,5 +43,17 @@ TEST(StepEvents, CorruptionThatStaysSaysWhatIsNotProven) {
   EXPECT_NE(early.find("checkpoints of more than 0 steps"), std::string::npos) << early;
 }
 
+TEST(StepEvents, SharesNameTheGroupsThatAreNotLikeMost) {
+  const test::TemporaryFolder folder;
+  append_rebalance(folder.path(), "mlm", {7, {5, 1, 4, 6}, {1, 3.004, 1, 0.75}});
+  const auto event = nlohmann::json::parse(read_file(folder.path() / kEventFile));
+  EXPECT_EQ(event.at("event"), "rebalanced");
+  EXPECT_EQ(event.at("step"), 7);
+  EXPECT_EQ(event.at("largest_share"), 6);
+  const auto expected = nlohmann::json::parse(
+      R"([{"group":1,"times":3.0,"micro_batches":1},{"group":3,"times":0.75,"micro_batches":6}])");
+  EXPECT_EQ(event.at("groups"), expected);
+}
+
 }  // namespace
 }  // namespace demist
