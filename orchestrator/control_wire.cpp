@@ -2,6 +2,7 @@
 #include "orchestrator/control_wire.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.hpp"
 #include "orchestrator/balance.hpp"
@@ -12,6 +13,8 @@ namespace {
 
 constexpr const char* kDamaged =
     "a control message of rank 0 is damaged; do all ranks run one binary?";
+// Of groups, and of micro-batches: more than any run has, and no message may ask for all memory.
+constexpr std::int64_t kMost = 1 << 20;
 
 // Groups in a row that have as many micro-batches are one run: (micro-batches, groups).
 void encode_owners(std::span<const std::int32_t> owner, control::StepPlan& plan) {
@@ -36,12 +39,22 @@ void encode_owners(std::span<const std::int32_t> owner, control::StepPlan& plan)
 
 std::vector<std::int32_t> decode_owners(const control::StepPlan& plan) {
   std::vector<std::int32_t> shares;
+  std::int64_t groups = 0, micro_batches = 0;
   if (plan.run_size() % 2 != 0) throw EnvironmentError(kDamaged);
   for (int i = 0; i < plan.run_size(); i += 2) {
-    if (plan.run(i) < 0 || plan.run(i + 1) < 1) throw EnvironmentError(kDamaged);
+    groups += plan.run(i + 1);
+    micro_batches += std::int64_t{plan.run(i)} * plan.run(i + 1);
+    if (plan.run(i) < 0 || plan.run(i + 1) < 1 || groups > kMost || micro_batches > kMost)
+      throw EnvironmentError(kDamaged);
     shares.insert(shares.end(), static_cast<std::size_t>(plan.run(i + 1)), plan.run(i));
   }
   return owners_of(shares);
+}
+
+Stop::Reason reason_of(const control::Stop& stop) {
+  if (stop.reason() < 0 || stop.reason() > static_cast<int>(Stop::Reason::not_finite))
+    throw EnvironmentError(kDamaged);
+  return static_cast<Stop::Reason>(stop.reason());
 }
 
 }  // namespace
@@ -86,7 +99,7 @@ ControlMessage decode_message(const std::string& bytes,
     case control::ControlMessage::kEvaluate:
       return Evaluate{wire.evaluate().step()};
     case control::ControlMessage::kStop:
-      return Stop{static_cast<Stop::Reason>(wire.stop().reason()), wire.stop().step()};
+      return Stop{reason_of(wire.stop()), wire.stop().step()};
     case control::ControlMessage::kRollback:
       return Rollback{wire.rollback().step(), wire.rollback().data_steps()};
     case control::ControlMessage::kSettle:
@@ -114,7 +127,10 @@ std::string encode(const Report& report) {
 
 Report decode_report(const std::string& bytes) {
   control::Report wire;
-  if (!wire.ParseFromString(bytes) || wire.rank_size() != wire.seconds_size())
+  const auto ordinary = [](float seconds) { return seconds >= 0 && std::isfinite(seconds); };
+  if (!wire.ParseFromString(bytes) || wire.rank_size() != wire.seconds_size() ||
+      !std::ranges::all_of(wire.rank(), [](std::int32_t rank) { return rank >= 0; }) ||
+      !std::ranges::all_of(wire.seconds(), ordinary) || !ordinary(wire.control_seconds()))
     throw EnvironmentError("a report of other ranks is damaged; do all ranks run one binary?");
   Report report;
   report.step = wire.step();

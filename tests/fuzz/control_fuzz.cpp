@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "orchestrator/control_channel.hpp"
+#include "orchestrator/control_wire.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 using namespace demist;
@@ -20,8 +20,12 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     fuzz::expect(encode(decode_message(wire)) == wire, "a message is read as written");
   });
   fuzz::accepts<EnvironmentError>([&] {
-    const RankReport report = decode_report(bytes);
-    fuzz::expect(report.step.verdict <= StepVerdict::corrupt, "a verdict is a known one");
+    const Report report = decode_report(bytes);
+    fuzz::expect(std::ranges::all_of(report.speeds,
+                                     [](const Report::Speed& speed) {
+                                       return speed.rank >= 0 && speed.seconds >= 0;
+                                     }),
+                 "a speed is a rank's");
     const std::string wire = encode(report);
     fuzz::expect(encode(decode_report(wire)) == wire, "a report is read as written");
   });

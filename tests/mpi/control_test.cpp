@@ -90,9 +90,13 @@ TEST(ControlChannel, UnknownValuesAreRefused) {
   for (const int reason : {-1, 3})
     EXPECT_THROW(decode_message(encode(Stop{static_cast<Stop::Reason>(reason), 8})),
                  EnvironmentError);
-  EXPECT_THROW(decode_message(encode(StepPlan{7, {0, -1}, false})), EnvironmentError);
-  RankReport report;
-  report.step.verdict = static_cast<StepVerdict>(5);
+  for (const float seconds : {-1.0f, std::numeric_limits<float>::quiet_NaN()}) {
+    Report report = report_of(0, 0);
+    report.speeds = {{1, seconds}};
+    EXPECT_THROW(decode_report(encode(report)), EnvironmentError);
+  }
+  Report report = report_of(0, 0);
+  report.speeds = {{-1, 1.0f}};
   EXPECT_THROW(decode_report(encode(report)), EnvironmentError);
 }
 
