@@ -9,7 +9,7 @@
 #include "configs/recipe.pb.h"
 #include "core/file.hpp"
 #include "orchestrator/config_text.hpp"
-#include "orchestrator/control_channel.hpp"
+#include "orchestrator/control_wire.hpp"
 #include "worker/checkpoint/manifest.hpp"
 
 namespace demist {
@@ -91,10 +91,10 @@ void control(Folder folder) {
   folder.add(encode(Rollback{8, 2}));
   folder.add(encode(Settle{}));
   folder.add(encode(Stop{Stop::Reason::not_finite, 9}));
-  RankReport report;
-  report.step = {.step = 5, .loss = 1.5, .grad_norm = 0.5, .lr = 1e-3, .tokens = 4096};
-  report.step.verdict = StepVerdict::loss_spike;
-  report.stop_requested = report.step.exhausted = true;
+  Report report;
+  report.step = 5;
+  report.stop_requested = report.exhausted = true;
+  report.speeds = {{0, 0.5f}, {3, 0.25f}};
   folder.add(encode(report));
 }
 
