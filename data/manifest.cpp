@@ -3,8 +3,10 @@
 
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 
 #include "core/error.hpp"
+#include "core/seal.hpp"
 
 namespace demist::data {
 namespace {
@@ -16,7 +18,7 @@ constexpr int kVersion = 1;
 
 // File names need not be UTF-8; JSON must be.
 std::string text_of(const Json& json, int indent) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
 Json json_of(const SkipCounts& skipped) {
@@ -61,7 +63,8 @@ void require_plain_names(const std::vector<ManifestShard>& shards,
   for (const ManifestShard& shard : shards)
     if (shard.file.empty() || shard.file.front() == '.' ||
         shard.file.find('/') != std::string::npos)
-      throw DataError(path.string() + ": '" + shard.file + "' is not a plain file name");
+      throw DataError(path.string() + ": '" + shard.file + "' is not a plain file name; delete " +
+                      path.parent_path().string() + " and build the corpus again");
 }
 
 template <class Result, class Read>
@@ -96,23 +99,31 @@ std::string to_json(const Manifest& manifest) {
                       {"bytes", input.bytes},
                       {"n_docs", input.documents},
                       {"skipped", json_of(input.skipped)}});
-  return text_of({{"format", kFormat},
-                  {"version", kVersion},
-                  {"name", manifest.name},
-                  {"tokenizer_sha256", manifest.tokenizer_hash},
-                  {"vocab_size", manifest.vocab_size},
-                  {"languages", manifest.languages},
-                  {"n_tokens", manifest.tokens()},
-                  {"n_docs", manifest.documents()},
-                  {"inputs", inputs},
-                  {"shards", json_of(manifest.shards)}},
-                 1);
+  return sealed(text_of({{"format", kFormat},
+                         {"version", kVersion},
+                         {"name", manifest.name},
+                         {"tokenizer_sha256", manifest.tokenizer_hash},
+                         {"vocab_size", manifest.vocab_size},
+                         {"languages", manifest.languages},
+                         {"n_tokens", manifest.tokens()},
+                         {"n_docs", manifest.documents()},
+                         {"inputs", inputs},
+                         {"shards", json_of(manifest.shards)}},
+                        1));
 }
 
 Manifest parse_manifest(const std::string& text, const std::filesystem::path& path) {
-  return parse<Manifest>(text, path, [&](const Json& json) {
+  const std::optional<std::string> object = unsealed(text);
+  if (!object)
+    throw DataError(path.string() +
+                    ": damaged, or of a demist that sealed no manifests: its checksum is not that "
+                    "of its content; restore it, or delete " +
+                    path.parent_path().string() + " and build the corpus again");
+  return parse<Manifest>(*object, path, [&](const Json& json) {
     if (json.at("format") != kFormat || json.at("version") != kVersion)
-      throw DataError(path.string() + ": not a demist.corpus manifest of version 1");
+      throw DataError(
+          path.string() +
+          ": not a demist.corpus manifest of version 1; read it with the demist that made it");
     Manifest manifest;
     manifest.name = json.at("name").get<std::string>();
     manifest.tokenizer_hash = json.at("tokenizer_sha256").get<std::string>();
@@ -128,7 +139,8 @@ Manifest parse_manifest(const std::string& text, const std::filesystem::path& pa
     manifest.shards = shards_of(json.at("shards"));
     require_plain_names(manifest.shards, path);
     if (json.at("n_tokens") != manifest.tokens() || json.at("n_docs") != manifest.documents())
-      throw DataError(path.string() + ": its totals differ from the sums over its shards");
+      throw DataError(path.string() + ": its totals differ from the sums over its shards; delete " +
+                      path.parent_path().string() + " and build the corpus again");
     return manifest;
   });
 }
@@ -141,7 +153,8 @@ std::string to_json(const RangeResult& result) {
                   {"skipped", json_of(result.skipped)},
                   {"first_skipped", result.skipped.first},
                   {"shards", json_of(result.shards)}},
-                 -1);
+                 -1) +
+         "\n";
 }
 
 RangeResult parse_range_result(const std::string& text, const std::filesystem::path& path) {

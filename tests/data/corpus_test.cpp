@@ -236,6 +236,26 @@ TEST_F(CorpusTest, DamageIsFoundAndNamed) {
   EXPECT_NE(verified().find("not a finished corpus"), std::string::npos);
 }
 
+TEST_F(CorpusTest, EveryFlippedByteOfTheManifestIsFound) {
+  add_input("a.txt", test::make_text(20, 2), "en");
+  run();
+  const fs::path manifest = build_.output / "corpus.json";
+  const std::string whole = read_file(manifest);
+  const auto message_of = [&](const std::string& text) {
+    return test::message_of([&] { (void)parse_manifest(text, manifest); });
+  };
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    std::string flipped = whole;
+    flipped[at] = static_cast<char>(flipped[at] ^ 1);
+    EXPECT_NE(message_of(flipped).find("corpus.json: damaged"), std::string::npos) << at;
+  }
+  std::string unsealed = whole.substr(0, whole.rfind(",\"xxh3\"")) + "}\n";
+  EXPECT_NE(message_of(unsealed).find("delete " + build_.output.string() + " and build"),
+            std::string::npos)
+      << message_of(unsealed);
+  EXPECT_EQ(parse_manifest(whole, manifest).inputs.at(0).name, "a.txt");
+}
+
 // A child is killed while it builds; the same files come out as without the kill.
 TEST_F(CorpusTest, AKilledBuildGoesOnToTheSameBytes) {
   add_input("a.txt", test::make_text(800, 2), "en");

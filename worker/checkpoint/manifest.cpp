@@ -5,11 +5,13 @@
 #include <charconv>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/parallel_for.hpp"
+#include "core/seal.hpp"
 
 namespace demist::checkpoint {
 namespace {
@@ -17,9 +19,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t kMostValues = std::int64_t{1} << 50;
-// The file ends `,"xxh3":"<32 hex digits>"}` and a newline; the checksum covers all before that.
-constexpr std::string_view kSealHead = ",\"xxh3\":\"", kSealTail = "\"}\n";
-constexpr std::size_t kSealSize = kSealHead.size() + 32 + kSealTail.size();
 
 std::string hex(std::uint64_t value) {
   char digits[17];
@@ -150,16 +149,6 @@ Meta meta_from(const json& value) {
   return meta;
 }
 
-std::string unsealed(const std::string& text) {
-  if (text.size() < kSealSize) throw CheckpointError("too short to be a manifest");
-  const std::string_view body = std::string_view(text).substr(0, text.size() - kSealSize);
-  const std::string seal =
-      std::string(kSealHead) + xxh3_128_hex(bytes_of(body)) + std::string(kSealTail);
-  if (std::string_view(text).substr(body.size()) != seal)
-    throw CheckpointError("damaged: its checksum differs from its content");
-  return std::string(body) + "}";
-}
-
 Manifest manifest_from(const json& value) {
   const std::string format = value.at("format");
   if (format != kFormat)
@@ -221,14 +210,15 @@ std::string to_text(const Manifest& manifest) {
                       {"tensors", std::move(tensors)},
                       {"files", std::move(files)},
                       {"blocks", std::move(blocks)}};
-  std::string text = value.dump();
-  text.pop_back();  // the seal closes the object
-  const std::string checksum = xxh3_128_hex(bytes_of(text));
-  return text.append(kSealHead).append(checksum).append(kSealTail);
+  return sealed(value.dump());
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& where) {
-  return errors_from(where, [&] { return manifest_from(json::parse(unsealed(text))); });
+  return errors_from(where, [&] {
+    const std::optional<std::string> object = unsealed(text);
+    if (!object) throw CheckpointError("damaged: its checksum differs from its content");
+    return manifest_from(json::parse(*object));
+  });
 }
 
 std::string to_text(const Part& part) {
