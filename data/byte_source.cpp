@@ -100,6 +100,7 @@ class GzipSource final : public ByteSource {
         if (inside_) damaged(file_->name(), file_->bytes_read(), "it ends too early");
         return 0;
       }
+      if (!inside_ && skip_padding()) continue;
       if (!inside_) inflateReset(&stream_);  // another member follows
       inside_ = true;
       const int code = inflate(&stream_, Z_NO_FLUSH);
@@ -122,10 +123,25 @@ class GzipSource final : public ByteSource {
     return count > 0;
   }
 
+  // Tapes and tar fill a last block with zeros, and gzip takes them: zeros after a member are
+  // skipped. Nothing else may follow them. True: the input at hand is used up.
+  bool skip_padding() {
+    padded_ = padded_ || *stream_.next_in == 0;
+    if (!padded_) return false;
+    while (stream_.avail_in > 0 && *stream_.next_in == 0) {
+      ++stream_.next_in;
+      --stream_.avail_in;
+    }
+    if (stream_.avail_in > 0)
+      damaged(file_->name(), file_->bytes_read(), "something follows its padding of zeros");
+    return true;
+  }
+
   std::unique_ptr<StoredFile> file_;
   std::vector<char> input_;
   z_stream stream_{};
-  bool inside_ = true;  // a member has begun and not ended
+  bool inside_ = true;   // a member has begun and not ended
+  bool padded_ = false;  // zeros have begun
 };
 
 class ZstdSource final : public ByteSource {

@@ -93,6 +93,18 @@ TEST_F(ReaderTest, DecompressesByContent) {
   EXPECT_EQ(lines_of(zstandard("")), Strings{});
 }
 
+TEST_F(ReaderTest, ZerosAfterTheLastGzipMemberArePadding) {
+  const std::string text = test::make_text(300, 5);
+  const std::string two = gzipped(text) + gzipped(text);
+  for (const std::size_t zeros : {1u, 511u, 1u << 20})  // the last more than is read at once
+    EXPECT_EQ(lines_of(two + std::string(zeros, '\0')), lines_of(text + text)) << zeros;
+  for (const std::string& after : {std::string("x"), gzipped(text)})
+    EXPECT_NE(test::message_of([&] {
+                lines_of(gzipped(text) + std::string(600, '\0') + after);
+              }).find("something follows its padding"),
+              std::string::npos);
+}
+
 TEST_F(ReaderTest, DamagedStreamsAreErrorsThatNameTheFile) {
   const std::string text = test::make_text(500, 5);
   for (const std::string& whole : {gzipped(text), zstandard(text)}) {
