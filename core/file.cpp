@@ -56,7 +56,9 @@ std::string read_file(const fs::path& path) {
   if (fs::is_directory(path, ignored))  // which opens, and then reads as empty
     throw DataError(path.string() + ": is a folder; a file is needed here");
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw DataError(path.string() + ": cannot open: " + reason());
+  if (!in)
+    throw DataError(path.string() + ": cannot open: " + reason() +
+                    "; name a file that exists and may be read");
   std::ostringstream content;
   content << in.rdbuf();
   if (in.bad()) throw DataError(path.string() + ": cannot read: " + reason());
@@ -143,7 +145,8 @@ MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path, O_RDONLY);
   struct stat info {};
   if (file.get() < 0 || ::fstat(file.get(), &info) != 0)
-    throw DataError(path.string() + ": cannot open: " + reason());
+    throw DataError(path.string() + ": cannot open: " + reason() +
+                    "; name a file that exists and may be read");
   if (S_ISDIR(info.st_mode))
     throw DataError(path.string() + ": is a folder; a file is needed here");
   size_ = static_cast<std::size_t>(info.st_size);

@@ -114,6 +114,13 @@ hid_t stored(Type type) {
   throw InternalError("h5: unknown type");
 }
 
+// What a file that could be opened does not give is missing or damaged.
+[[noreturn]] void fail_reading(const std::filesystem::path& path, const std::string& object,
+                               const char* verb) {
+  throw DataError(path.string() + ": cannot " + verb + " '" + object + "': " + Library::reason() +
+                  "; restore the file, or make it again");
+}
+
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& object,
                        const char* verb) {
   throw DataError(path.string() + ": cannot " + verb + " '" + object + "': " + Library::reason());
@@ -315,13 +322,13 @@ void File::read_at(const std::string& name, Type type, std::uint64_t start, void
                    std::uint64_t count) const {
   const Library library;
   const Dataset dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT));
-  if (!dataset.valid()) fail(path_, name, "open dataset");
+  if (!dataset.valid()) fail_reading(path_, name, "open dataset");
   if (count == 0) return;
   const Space file_space = select(dataset.get(), start, count);
   const hsize_t size = count;
   const Space memory(H5Screate_simple(1, &size, nullptr));
   if (H5Dread(dataset.get(), native(type), memory.get(), file_space.get(), H5P_DEFAULT, data) < 0)
-    fail(path_, name, "read");
+    fail_reading(path_, name, "read");
 }
 
 bool File::exists(const std::string& name) const {
@@ -336,7 +343,7 @@ bool File::exists(const std::string& name) const {
 Extent File::extent(const std::string& name) const {
   const Library library;
   const Dataset dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT));
-  if (!dataset.valid()) fail(path_, name, "open dataset");
+  if (!dataset.valid()) fail_reading(path_, name, "open dataset");
   const Space space(H5Dget_space(dataset.get()));
   if (H5Sget_simple_extent_ndims(space.get()) != 1)
     throw DataError(path_.string() + ": '" + name + "' is not a one-dimensional list of values");
@@ -388,7 +395,7 @@ namespace {
 Attribute open_attribute(hid_t file, const std::filesystem::path& path, const std::string& on,
                          const std::string& name) {
   Attribute attribute(H5Aopen_by_name(file, on.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT));
-  if (!attribute.valid()) fail(path, on + "@" + name, "open attribute");
+  if (!attribute.valid()) fail_reading(path, on + "@" + name, "open attribute");
   const Space space(H5Aget_space(attribute.get()));
   const hssize_t count = H5Sget_simple_extent_npoints(space.get());
   if (count != 1)
@@ -407,7 +414,7 @@ std::string File::string_attribute(const std::string& on, const std::string& nam
                     "' is not a string of fixed length");
   std::string value(H5Tget_size(type.get()), '\0');
   if (H5Aread(attribute.get(), type.get(), value.data()) < 0)
-    fail(path_, on + "@" + name, "read string attribute");
+    fail_reading(path_, on + "@" + name, "read string attribute");
   value.resize(value.find_last_not_of('\0') + 1);
   return value;
 }
@@ -417,7 +424,7 @@ std::uint64_t File::uint_attribute(const std::string& on, const std::string& nam
   const Attribute attribute = open_attribute(id_, path_, on, name);
   std::uint64_t value = 0;
   if (H5Aread(attribute.get(), H5T_NATIVE_UINT64, &value) < 0)
-    fail(path_, on + "@" + name, "read attribute");
+    fail_reading(path_, on + "@" + name, "read attribute");
   return value;
 }
 

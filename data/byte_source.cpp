@@ -35,7 +35,9 @@ class StoredFile final : public ByteSource {
   StoredFile(const fs::path& path, std::uint64_t begin)
       : name_(display_name(path)),
         fd_(path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd_ < 0) throw DataError(name_ + ": cannot open: " + std::strerror(errno));
+    if (fd_ < 0)
+      throw DataError(name_ + ": cannot open: " + std::strerror(errno) +
+                      "; name a file that exists and may be read");
     if (begin > 0 && ::lseek(fd_, static_cast<off_t>(begin), SEEK_SET) < 0) {
       const std::string why = std::strerror(errno);
       ::close(fd_);

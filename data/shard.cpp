@@ -112,11 +112,14 @@ std::vector<std::string> split(const std::string& names) {
 void require_format(const h5::File& file, const fs::path& path) {
   if (!file.has_attribute("/", "format") ||
       file.string_attribute("/", "format") != shard_format::kFormat)
-    throw DataError(path.string() + ": not a token shard (no format = demist.tokens)");
+    throw DataError(
+        path.string() +
+        ": not a token shard (no format = demist.tokens); name a file that `demist corpus "
+        "build` made");
   const std::uint64_t version = file.uint_attribute("/", "version");
   if (version != shard_format::kVersion)
     throw DataError(path.string() + ": token shard version " + std::to_string(version) +
-                    "; this program reads version 1");
+                    "; this program reads version 1: use the demist that made it");
   if (!file.has_attribute("/", "closed")) damaged(path, "its writer did not finish");
 }
 

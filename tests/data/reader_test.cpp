@@ -116,7 +116,8 @@ TEST_F(ReaderTest, DamagedStreamsAreErrorsThatNameTheFile) {
   std::string flipped = gzipped(text);
   flipped[flipped.size() / 2] ^= 0x10;
   EXPECT_THROW(lines_of(flipped), DataError);
-  EXPECT_THROW(LineReader(folder_ / "absent"), DataError);
+  EXPECT_NE(test::message_of([&] { LineReader(folder_ / "absent"); }).find("name a file that"),
+            std::string::npos);
   EXPECT_THROW(
       {
         LineReader reader(folder_);
