@@ -106,18 +106,23 @@ std::string counts_text(const SkipCounts& skipped) {
          " bad JSON";
 }
 
+// Documents that hold something, good or not: whether one is empty depends on the layout of the
+// text, and says nothing about its quality.
+std::uint64_t documents_seen(const CorpusSummary& summary) {
+  return summary.documents + summary.skipped.invalid();
+}
+
 void warn_of_skips(const CorpusBuild& build, const CorpusSummary& summary) {
   const SkipCounts& skipped = summary.skipped;
   if (skipped.invalid() == 0) return;
   log::warning("corpus " + build.name + ": left out " + std::to_string(skipped.invalid()) + " of " +
-               std::to_string(summary.documents + skipped.invalid()) + " documents (" +
-               counts_text(skipped) + ")" +
-               (skipped.first.empty() ? "" : "; first: " + skipped.first));
+               std::to_string(documents_seen(summary)) + " documents (" + counts_text(skipped) +
+               ")" + (skipped.first.empty() ? "" : "; first: " + skipped.first));
 }
 
 void require_enough_text(const CorpusBuild& build, const CorpusSummary& summary) {
   const SkipCounts& skipped = summary.skipped;
-  const std::uint64_t seen = summary.documents + skipped.invalid() + skipped.empty;
+  const std::uint64_t seen = documents_seen(summary);
   const double share =
       seen == 0 ? 0 : static_cast<double>(skipped.invalid()) / static_cast<double>(seen);
   if (share > build.max_invalid_fraction)
@@ -127,7 +132,8 @@ void require_enough_text(const CorpusBuild& build, const CorpusSummary& summary)
                     " allowed; first: " + skipped.first + "; mend the input or allow more");
   if (summary.documents == 0)
     throw DataError("corpus build: no document in " + std::to_string(build.inputs.size()) +
-                    " input file(s), the first is " + build.inputs.front().path.string());
+                    " input file(s), the first is " + build.inputs.front().path.string() +
+                    "; name files with text");
 }
 
 // Shards and temporary files of this folder's earlier, different builds.

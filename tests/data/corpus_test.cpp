@@ -164,6 +164,19 @@ TEST_F(CorpusTest, TooMuchInvalidTextStopsTheBuildWhichThenGoesOn) {
   EXPECT_GT(summary.kept_ranges, 3u);
 }
 
+TEST_F(CorpusTest, EmptyDocumentsAreNotAmongThoseLeftOut) {
+  add_input("a.jsonl", "{\"text\": \"\"}\n{\"text\": \"bado kilu\"}\n{\n", "en",
+            {TextFormat::jsonl, "text"});
+  build_.max_invalid_fraction = 0.4;
+  const std::string message = failure();
+  EXPECT_NE(message.find("1 of 2 documents cannot be used"), std::string::npos) << message;
+  build_.max_invalid_fraction = 0.5;
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(run().skipped.empty, 1u);
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("left out 1 of 2 documents"), std::string::npos) << said;
+}
+
 TEST_F(CorpusTest, InputsThatCannotBeUsedAreErrors) {
   EXPECT_NE(failure().find("no input files"), std::string::npos);
   build_.inputs = {{folder_ / "absent.txt", "en", {}}};
