@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "core/error.hpp"
+#include "data/reader.hpp"
 #include "orchestrator/commands/commands.hpp"
 
 namespace demist::cli {
@@ -52,7 +53,12 @@ int encode(const Arguments& arguments, const mpi::Comm&) {
   const data::Tokenizer tokenizer(options.positionals().front());
   const std::vector<std::string> texts(options.positionals().begin() + 1,
                                        options.positionals().end());
+  std::int64_t number = 0;
   for_each_text(texts, [&](const std::string& text) {
+    ++number;
+    if (!data::is_valid_utf8(text))  // left out, it would shift the lines after it
+      throw DataError((texts.empty() ? "line " : "text ") + std::to_string(number) +
+                      " is not valid UTF-8; convert it, or leave it out");
     std::string line;
     for (const std::int32_t id : tokenizer.encode(text)) {
       if (!line.empty()) line += ' ';

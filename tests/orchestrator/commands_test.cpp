@@ -162,6 +162,13 @@ TEST_F(CommandsOnFiles, EveryIdIsDecodedOrRefused) {
         << list;
 }
 
+TEST_F(CommandsOnFiles, TextThatIsNotUtf8IsNotEncoded) {
+  EXPECT_NE(refusal({"tokenizer", "encode", model_, "some words", "bad \xFF"}, ExitCode::data)
+                .find("text 2 is not valid UTF-8; convert it"),
+            std::string::npos);
+  EXPECT_FALSE(output({"tokenizer", "encode", model_, "some words"}).empty());
+}
+
 TEST_F(CommandsOnFiles, ALongLanguageTagIsATag) {
   const std::string made = folder_.path() / "tagged";
   EXPECT_EQ(
