@@ -17,7 +17,9 @@ int help(const Arguments& arguments, const mpi::Comm& world) {
   std::printf(
       "\n`demist COMMAND --help` explains one. Start with `demist run quickstart`.\n"
       "Exit codes: 0 done, 1 internal error, 2 usage or recipe, 3 data, 4 checkpoint,\n"
-      "5 environment (MPI, devices, files), 6 numeric, 75 stopped and saved: run me again.\n");
+      "5 environment (MPI, devices, files), 6 numeric, 75 stopped and saved: run me again,\n"
+      "76 a rank died or hung: run me again, 130 stopped at once by a second Ctrl-C,\n"
+      "128+n ended by signal n. The last checkpoint stands after each of them.\n");
   return 0;
 }
 

@@ -185,6 +185,14 @@ TEST_F(CommandsOnFiles, OutputThatIsLostIsAnError) {
   EXPECT_EQ(WEXITSTATUS(status), static_cast<int>(ExitCode::environment));
 }
 
+TEST(Commands, HelpListsEveryExitCode) {
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(cli::run(cli::find_command({"help"}), {"help"}, mpi::Comm()), 0);
+  const std::string text = testing::internal::GetCapturedStdout();
+  for (const char* code : {"\n5 ", " 75 ", "\n76 ", " 130 ", "\n128+n "})
+    EXPECT_NE(text.find(code), std::string::npos) << code << text;
+}
+
 TEST(Commands, DryRunChecksAndPrints) {
   const std::string configs = std::string(DEMIST_SOURCE_DIR) + "/configs/";
   for (const char* name : {"tiny", "quickstart", "xlmr_xxl"})
