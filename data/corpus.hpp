@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/mpi.hpp"
@@ -20,6 +21,9 @@ struct CorpusInput {
   std::string language = "und";  // BCP 47
   DocumentFormat format;
 };
+
+// Whether `tag` has the form of a BCP 47 tag such as en or pt-BR.
+bool is_language_tag(std::string_view tag);
 
 struct CorpusBuild {
   std::string name;

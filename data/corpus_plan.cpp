@@ -22,11 +22,6 @@ namespace {
 constexpr std::uint64_t kSmallestRange = 1024;
 constexpr std::size_t kMostLanguages = 256;  // a document's language is one byte
 
-bool is_language_tag(const std::string& tag) {
-  return !tag.empty() &&
-         std::ranges::all_of(tag, [](unsigned char c) { return std::isalnum(c) != 0 || c == '-'; });
-}
-
 void require_sound(const CorpusBuild& build) {
   if (build.inputs.empty()) throw ConfigError("corpus build: no input files");
   if (build.range_bytes < kSmallestRange)
@@ -99,6 +94,11 @@ std::string identity(const CorpusBuild& build, const BuildPlan& plan,
 }
 
 }  // namespace
+
+bool is_language_tag(std::string_view tag) {
+  return !tag.empty() &&
+         std::ranges::all_of(tag, [](unsigned char c) { return std::isalnum(c) != 0 || c == '-'; });
+}
 
 std::vector<std::string> languages_of(const CorpusBuild& build) {
   std::set<std::string> languages;

@@ -3,6 +3,7 @@
 #include <map>
 #include <numeric>
 
+#include "data/corpus.hpp"
 #include "orchestrator/config_recipe.hpp"
 #include "orchestrator/nearest.hpp"
 
@@ -146,6 +147,11 @@ constexpr Range kNotNegative{0, 1e300, "0 or greater"};
 constexpr Range kAtLeastOne{1, 1e300, "1 or greater"};
 constexpr Range kBelowOne{0, 0.999999999, "at least 0 and below 1"};
 
+// A step's plan names every micro-batch, and a held-out loss cannot be interrupted.
+constexpr Range kMicroBatches{1, 1e6, "between 1 and 1000000"};
+// As many cores as a thread can be pinned to.
+constexpr Range kThreads{0, 1024, "between 1 and 1024, or 0 for a share of the cores"};
+
 constexpr double kLargestSize = 1e6;  // of a model's side; products of two stay exact in int64
 
 std::string number(double value) {
@@ -186,7 +192,7 @@ void check_model(ParsedRecipe& recipe) {
 void check_parallel(ParsedRecipe& recipe) {
   const recipe::Parallel& p = recipe.message().parallel();
   check_range(recipe, "parallel.ranks", p.ranks(), kAtLeastOne);
-  check_range(recipe, "parallel.threads", p.threads(), kNotNegative);
+  check_range(recipe, "parallel.threads", p.threads(), kThreads);
   check_range(recipe, "parallel.peak_gflops", p.peak_gflops(), kNotNegative);
   const int tensor = p.tensor();
   recipe.require(tensor == 1 || tensor == 2 || tensor == 4 || tensor == 8, "parallel.tensor",
@@ -276,9 +282,15 @@ void check_inputs(ParsedRecipe& recipe) {
     check_range(recipe, path + ".range_bytes", static_cast<double>(corpus.range_bytes()),
                 {4096, 1e15, "4096 or greater"});
     check_range(recipe, path + ".max_invalid", corpus.max_invalid(), kFraction);
-    for (int i = 0; i < corpus.inputs_size(); ++i)
-      recipe.require(!corpus.inputs(i).path().empty(),
-                     path + ".inputs." + std::to_string(i) + ".path", "is missing", "name a file");
+    for (int i = 0; i < corpus.inputs_size(); ++i) {
+      const std::string input = path + ".inputs." + std::to_string(i);
+      const std::string& tag = corpus.inputs(i).language();
+      recipe.require(!corpus.inputs(i).path().empty(), input + ".path", "is missing",
+                     "name a file");
+      recipe.require(data::is_language_tag(tag), input + ".language",
+                     "\"" + tag + "\" is not a language tag",
+                     "use letters, digits and '-', as in en or pt-BR");
+    }
   }
   for (const recipe::Task& task : r.tasks()) {
     const std::string path = "tasks." + task.name();
@@ -365,13 +377,13 @@ void check_training(ParsedRecipe& recipe, const Stage& stage) {
   const std::string path = "stages." + stage.name() + ".";
   recipe.require(stage.has_steps(), path + "steps", "is missing", "set the number of updates");
   check_range(recipe, path + "steps", static_cast<double>(stage.steps()), kAtLeastOne);
-  check_range(recipe, path + "batch.micro_batches", stage.batch().micro_batches(), kAtLeastOne);
+  check_range(recipe, path + "batch.micro_batches", stage.batch().micro_batches(), kMicroBatches);
   check_range(recipe, path + "hidden_dropout", stage.hidden_dropout(), kBelowOne);
   check_range(recipe, path + "attention_dropout", stage.attention_dropout(), kBelowOne);
   check_range(recipe, path + "evaluate.every_steps",
               static_cast<double>(stage.evaluate().every_steps()), kNotNegative);
   check_range(recipe, path + "evaluate.micro_batches", stage.evaluate().micro_batches(),
-              kAtLeastOne);
+              kMicroBatches);
   check_optimizer(recipe, stage);
   check_guard(recipe, stage);
   check_noise(recipe, stage);

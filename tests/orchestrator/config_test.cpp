@@ -211,6 +211,26 @@ TEST(Config, TensorParallelMustDivide) {
   EXPECT_HAS(error_of(kRecipe, {"parallel.tensor=3"}), "must be 1, 2, 4 or 8");
 }
 
+TEST(Config, CountsThatNoMachineHoldsAreRefused) {
+  for (const char* field :
+       {"stages.mlm.batch.micro_batches", "stages.rdm.evaluate.micro_batches"}) {
+    EXPECT_HAS(error_of(kRecipe, {std::string(field) + "=2000000000"}),
+               std::string(field) + ": is 2000000000; must be between 1 and 1000000");
+    EXPECT_EQ(error_of(kRecipe, {std::string(field) + "=1000000"}), "no error");
+  }
+  EXPECT_HAS(error_of(kRecipe, {"parallel.threads=100000"}),
+             "parallel.threads: is 100000; must be between 1 and 1024, or 0");
+  EXPECT_EQ(error_of(kRecipe, {"parallel.threads=1024"}), "no error");
+}
+
+TEST(Config, ALanguageHasTheFormOfATag) {
+  const std::string message = error_of(
+      with("inputs { path: \"a.txt\" }", "inputs { path: \"a.txt\" language: \"en de\" }"));
+  EXPECT_HAS(message, "r.textproto:3:");
+  EXPECT_HAS(message, "language: \"en de\" is not a language tag; use letters");
+  EXPECT_EQ(error_of(kRecipe, {"corpora.train.inputs.0.language=zh-Hant-TW"}), "no error");
+}
+
 TEST(Config, ErrorsOfOverridesNameTheOverride) {
   EXPECT_HAS(error_of(kRecipe, {"model.heads=3"}), "(--set model.heads): model.heads: 3 heads");
 }
