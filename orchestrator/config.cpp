@@ -296,13 +296,13 @@ const TaskConfig& RunConfig::task(const std::string& wanted) const {
 }
 
 RunConfig parse_recipe(const std::string& text, const fs::path& file,
-                       const std::vector<std::string>& overrides) {
+                       const std::vector<std::string>& overrides, RanksOf ranks) {
   ParsedRecipe parsed(text, file.string());
   for (const std::string& assignment : overrides) parsed.set(assignment);
   check_presence(parsed);
   Recipe& recipe = parsed.message();
   config::apply_defaults(recipe);
-  check_values(parsed);
+  check_values(parsed, ranks);
 
   RunConfig config;
   config.hash = sha256_hex(config::result_text(recipe));
@@ -328,14 +328,15 @@ RunConfig parse_recipe(const std::string& text, const fs::path& file,
   return config;
 }
 
-RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& overrides) {
+RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& overrides,
+                      RanksOf ranks) {
   std::string text;
   try {
     text = read_file(file);
   } catch (const Error& error) {
     throw ConfigError(error.what());
   }
-  return parse_recipe(text, file, overrides);
+  return parse_recipe(text, file, overrides, ranks);
 }
 
 fs::path find_recipe(const std::string& name) {

@@ -130,12 +130,18 @@ struct RunConfig {
   const TaskConfig& task(const std::string& name) const;
 };
 
+// Who decides how many ranks there are: the recipe's parallel.ranks, or the mpirun or srun that has
+// started them already, whatever the recipe says.
+enum class RanksOf { recipe, launcher };
+
 // Reads a recipe and applies "path=value" overrides in order. Throws ConfigError:
 // "file:line:column: field: problem; remedy".
-RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& overrides = {});
+RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& overrides = {},
+                      RanksOf ranks = RanksOf::recipe);
 // The same for text that came from `file` (its folder anchors relative paths).
 RunConfig parse_recipe(const std::string& text, const fs::path& file,
-                       const std::vector<std::string>& overrides = {});
+                       const std::vector<std::string>& overrides = {},
+                       RanksOf ranks = RanksOf::recipe);
 
 // The file a user means by "quickstart": itself, configs/quickstart.textproto below the current
 // folder, or the same below the installed share folder. Throws ConfigError naming where it looked.

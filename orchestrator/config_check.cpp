@@ -189,7 +189,7 @@ void check_model(ParsedRecipe& recipe) {
                  "lower it");
 }
 
-void check_parallel(ParsedRecipe& recipe) {
+void check_parallel(ParsedRecipe& recipe, RanksOf ranks) {
   const recipe::Parallel& p = recipe.message().parallel();
   check_range(recipe, "parallel.ranks", p.ranks(), kAtLeastOne);
   check_range(recipe, "parallel.threads", p.threads(), kThreads);
@@ -198,7 +198,7 @@ void check_parallel(ParsedRecipe& recipe) {
   recipe.require(tensor == 1 || tensor == 2 || tensor == 4 || tensor == 8, "parallel.tensor",
                  "is " + std::to_string(tensor), "must be 1, 2, 4 or 8");
   recipe.require(
-      p.ranks() % tensor == 0, "parallel.ranks",
+      ranks == RanksOf::launcher || p.ranks() % tensor == 0, "parallel.ranks",
       std::to_string(p.ranks()) + " ranks are not a multiple of tensor = " + std::to_string(tensor),
       "change one of them");
 }
@@ -455,10 +455,10 @@ void check_presence(ParsedRecipe& recipe) {
   for (const Stage& stage : copy.stages()) check_fields_of_stage(recipe, stage);
 }
 
-void check_values(ParsedRecipe& recipe) {
+void check_values(ParsedRecipe& recipe, RanksOf ranks) {
   const Recipe r = recipe.message();
   check_inputs(recipe);
-  check_parallel(recipe);
+  check_parallel(recipe, ranks);
   check_checkpoints(recipe);
   check_recovery(recipe);
   std::vector<std::string> earlier_training;

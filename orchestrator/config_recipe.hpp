@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "configs/recipe.pb.h"
+#include "orchestrator/config.hpp"
 #include "orchestrator/config_text.hpp"
 
 namespace demist::config {
@@ -59,7 +60,7 @@ void apply_defaults(recipe::Recipe& recipe);
 // Impossible values and combinations. REQUIRES: defaults not yet applied (presence is looked at).
 void check_presence(ParsedRecipe& recipe);
 // REQUIRES: defaults applied.
-void check_values(ParsedRecipe& recipe);
+void check_values(ParsedRecipe& recipe, RanksOf ranks);
 
 // Text of the settings that change results; of one stage (its name) or of the whole run.
 std::string result_text(const recipe::Recipe& recipe, const std::string& stage = "");

@@ -1,10 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "core/error.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/config.hpp"
 #include "orchestrator/replay.hpp"
 #include "orchestrator/run_stage.hpp"
 
 namespace demist::cli {
+namespace {
+
+// Before anything of the stage is touched.
+void require_whole_groups(const RunConfig& run, const StageConfig& stage, int ranks) {
+  const int tensor = run.tensor_parallel;
+  if (!std::holds_alternative<TrainingStage>(stage.work) || ranks % tensor == 0) return;
+  throw ConfigError("stage " + stage.name + " runs on " + std::to_string(ranks) +
+                    " rank(s), no multiple of parallel.tensor = " + std::to_string(tensor) +
+                    "; start " + std::to_string((ranks / tensor + 1) * tensor) +
+                    " with mpirun -n, or lower it");
+}
+
+}  // namespace
 
 int train(const Arguments& arguments, const mpi::Comm& world) {
   Options options(
@@ -21,7 +35,8 @@ int train(const Arguments& arguments, const mpi::Comm& world) {
              "checkpoint; 6: it differs")
       .value("progress", "STYLE", "auto, terminal (in place), lines or none");
   if (!options.parse(arguments)) return 0;
-  const RunConfig run = load_recipe(find_recipe(options.positionals().front()), options.all("set"));
+  const RunConfig run = load_recipe(find_recipe(options.positionals().front()), options.all("set"),
+                                    RanksOf::launcher);
   const std::string style = options.choice("progress", {"auto", "terminal", "lines", "none"});
   ProgressStyle progress = detect_progress_style();
   if (style == "terminal") progress = ProgressStyle::terminal;
@@ -30,6 +45,7 @@ int train(const Arguments& arguments, const mpi::Comm& world) {
   if (!options.has("stage"))
     throw ConfigError("--stage is missing; this recipe has: " + stage_names(run));
   const StageConfig& stage = run.stage(*options.find("stage"));
+  require_whole_groups(run, stage, world.size());
   if (options.has("replay-step")) {
     replay_step(world, run, stage, options.integer<std::int64_t>("replay-step", 0, 0));
     return 0;

@@ -72,7 +72,7 @@ def refusals(bench):
     bench.expect("sound", 3, USAGE, "made with other settings", options=["seed=2"])
     bench.expect("sound", 3, USAGE, "does not train", stage="corpus")
     bench.expect("base", 3, USAGE, "has not begun")
-    bench.expect("sound", 3, USAGE, "parallel.tensor = 1", ranks=2, options=["parallel.tensor=2", "parallel.ranks=2"])
+    bench.expect("sound", 3, USAGE, "parallel.tensor = 1", ranks=2, options=["parallel.tensor=2"])
     bench.expect("sound", 24, CHECKPOINT, "no good checkpoint of 24 steps or fewer", "25, 50",
                  options=["checkpoint.every_steps=20"])
     bench.copy("short", "sound")
@@ -100,7 +100,7 @@ def seeded_faults(bench):
 
     # With two tensor-parallel ranks the recipe is the same and the last bits are not: whole
     # checkpoints, with sound checksums, of a state that this run never had.
-    bench.train_stage("other", 2, "parallel.tensor=2", "parallel.ranks=2")
+    bench.train_stage("other", 2, "parallel.tensor=2")
     for name, step in ("changed 25", "step-00000025"), ("changed 50", "step-00000050"):
         bench.copy(name, "sound")
         folder = bench.checkpoints(name, "pretrain")

@@ -204,6 +204,13 @@ TEST(Config, FixedAnswersMustFitTheModel) {
   EXPECT_EQ(error_of(kRecipe, {fixed, "stages.score.decoding.length_tokens=126"}), "no error");
 }
 
+TEST(Config, RanksThatALauncherStartedAreNotTheRecipes) {
+  EXPECT_HAS(error_of(kRecipe, {"parallel.tensor=2"}), "1 ranks are not a multiple of tensor = 2");
+  EXPECT_EQ(parse_recipe(kRecipe, "dir/r.textproto", {"parallel.tensor=2"}, RanksOf::launcher)
+                .tensor_parallel,
+            2);
+}
+
 TEST(Config, TensorParallelMustDivide) {
   EXPECT_HAS(error_of(kRecipe, {"parallel.tensor=8", "parallel.ranks=8"}),
              "parallel.tensor: 8 does not divide heads = 4");
