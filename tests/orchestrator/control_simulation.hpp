@@ -25,7 +25,7 @@ namespace demist::test {
 struct SimulatedCosts {      // seconds
   double latency = 2e-6;     // of a letter between two ranks
   double per_byte = 1e-10;   // 10 GB/s
-  double letter_cpu = 1e-6;  // to send a letter or to take one: docs/benchmarks.md, "Control"
+  double letter_cpu = 1e-6;  // to send a letter or to take one; assumed
   double byte_cpu = 1e-9;
   double micro_batch = 0.05;
   int looks = 12;  // for letters, in a micro-batch: one a layer
