@@ -8,9 +8,20 @@
 
 #include "core/exact_sum.hpp"
 #include "data/source.hpp"
+#include "worker/config.hpp"
 #include "worker/parallel/communicator.hpp"
 
 namespace demist {
+
+// docs/benchmarks.md, "Model FLOPs": products only, forward + backward = 3 x forward.
+inline double model_flops(const ModelConfig& c, const data::MicroBatch& batch) {
+  const auto n = static_cast<double>(batch.rows * batch.cols);
+  const auto m = static_cast<double>(batch.target_row.size());
+  const auto d = static_cast<double>(c.hidden), f = static_cast<double>(c.ffn);
+  const double layer = 4 * d * d + 2 * d * f + 2 * d * static_cast<double>(batch.cols);
+  return 6 * (n * static_cast<double>(c.layers) * layer +
+              m * (d * static_cast<double>(c.vocab) + d * d));
+}
 
 // As integers: the same over any number of ranks and in any order.
 struct StepTotals {

@@ -67,16 +67,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-// docs/benchmarks.md, "Model FLOPs": products only, forward + backward = 3 x forward.
-double model_flops(const ModelConfig& c, const data::MicroBatch& batch) {
-  const auto n = static_cast<double>(batch.rows * batch.cols);
-  const auto m = static_cast<double>(batch.target_row.size());
-  const auto d = static_cast<double>(c.hidden), f = static_cast<double>(c.ffn);
-  const double layer = 4 * d * d + 2 * d * f + 2 * d * static_cast<double>(batch.cols);
-  return 6 * (n * static_cast<double>(c.layers) * layer +
-              m * (d * static_cast<double>(c.vocab) + d * d));
-}
-
 struct Trainer::Impl {
   Impl(const mpi::Comm& comm, const TrainerConfig& trainer_config,
        std::shared_ptr<const data::Source> steps, Device device, const data::Source* held_out)
