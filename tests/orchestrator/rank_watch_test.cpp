@@ -20,13 +20,19 @@ namespace {
 // Lost from the beginning; who waits for it comes back when it is aborted.
 class LostConnection final : public Connection {
  public:
+  // abort() leaves a file there.
+  explicit LostConnection(fs::path trace) : trace_(std::move(trace)) {}
   std::string trouble() override { return "the network is gone"; }
-  void abort() override { aborted_ = true; }
+  void abort() override {
+    std::ofstream(trace_) << "yes";
+    aborted_ = true;
+  }
   void wait() const {
     while (!aborted_) ::usleep(1000);
   }
 
  private:
+  fs::path trace_;
   std::atomic<bool> aborted_ = false;
 };
 
@@ -36,13 +42,12 @@ TEST(RankWatchTest, ALostConnectionEndsTheRankAndNothingIsMadeOfIt) {
   const ::pid_t child = ::fork();
   if (child == 0) {
     const RankWatch watch(mpi::Comm(), folder.path(), "mlm", Patience{});
-    LostConnection connection;
+    LostConnection connection(aborted);
     watch.world().heartbeat()->connections().add(connection);
     mpi::enter(watch.world(), Phase::backward);
     {
       const mpi::Call call(watch.world(), "the device");
       connection.wait();
-      std::ofstream(aborted) << "yes";
     }
     std::ofstream(went_on) << "yes";
     ::_exit(0);
