@@ -16,8 +16,8 @@ import tempfile
 import threading
 import time
 
-from exactness import Bench, children
-from failures import environment_of, expect
+from exactness import Bench
+from run import children, expect, words
 
 RANKS, SLOW, STEPS = 3, 1, 300
 STOPPED, RUNNING = 0.008, 0.004  # seconds
@@ -80,7 +80,7 @@ class Stage(Bench):
 
 def rank_process(mpirun, rank):
     for pid in children(mpirun):
-        if f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment_of(pid):
+        if f"OMPI_COMM_WORLD_RANK={rank}".encode() in words(pid, "environ"):
             return pid
     sys.exit(f"rank {rank} is not there")
 

@@ -47,7 +47,7 @@ def passing(run):
 
 
 def staying(run):
-    run.start().wait_for_steps(random.randrange(10, 30))
+    run.start().wait_for_steps(random.randrange(25, 45))  # behind the first checkpoint: there is a way back
     path = fault(run, random.randrange(3))
     output = run.finish(6)
     run.expect("not finite" in output and len(run.failures()) == 1, "it does not say why it ends, or tried again")
