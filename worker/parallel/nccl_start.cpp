@@ -7,7 +7,6 @@
 namespace demist {
 namespace {
 
-constexpr int kGiftTag = 9101, kHereTag = 9102, kSaidTag = 9103, kVerdictTag = 9104;
 constexpr std::chrono::milliseconds kPoll{1};
 // For letters of ranks that came at about the same time, or were told to stop.
 constexpr std::chrono::milliseconds kGrace{500};

@@ -12,6 +12,10 @@
 
 namespace demist {
 
+// Tags of a start's letters: what the first rank gives, that a rank is there, what it says of its
+// part, and what came of it all.
+inline constexpr int kGiftTag = 9101, kHereTag = 9102, kSaidTag = 9103, kVerdictTag = 9104;
+
 // By letters to and from the first rank, not by collectives, in which one that does not come would
 // hold up the others for ever. No rank waits longer than about twice `limit`.
 class Start {
