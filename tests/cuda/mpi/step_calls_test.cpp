@@ -94,7 +94,7 @@ TEST_P(StepCalls, AreThoseOfTheDocument) {
     for (std::int64_t s = 0; s < kShapes; ++s) step(*trainer);
     for (std::int64_t s = 0; s < 2 * kShapes; ++s) {
       emu::Counters calls = calls_of_step(*trainer);
-      EXPECT_GT(calls.launches, 50);
+      EXPECT_GT(calls.launches, 40);  // the step was made: with one micro-batch a rank it takes 48
       calls.launches = 0;
       emu::Counters documented;
       documented.synchronizations = 2;
