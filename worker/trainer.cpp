@@ -175,8 +175,10 @@ std::vector<ProductPlan> Trainer::measure_products(int candidates) {
   });
   if (measures) chooser->begin_measuring(candidates);
   const std::uint64_t key = stream_key(t.config.seed, "dropout/" + t.config.stage, 0);
-  for (const data::MicroBatch& batch : batches)
+  for (const data::MicroBatch& batch : batches) {
     t.model.forward_backward(t.optimizer.weights(), t.grad_views, batch, key);
+    t.model.take_loss();
+  }
   return measures ? chooser->end_measuring() : std::vector<ProductPlan>();
 }
 
