@@ -152,7 +152,7 @@ class Crew {
   Crew(int groups, std::int32_t micro_batches, double noise)
       : balancer_(micro_batches, groups, 1),
         meters_(static_cast<std::size_t>(groups)),
-        noise_(0, noise),
+        noise_(noise),
         truth_(static_cast<std::size_t>(groups), 1) {}
 
   void slow(std::size_t group, double times) { truth_[group] = times; }
@@ -171,7 +171,7 @@ class Crew {
     for (std::size_t g = 0; g < shares.size(); ++g) {
       // One step in a hundred takes three times as long, as on a machine that others use too.
       const double hiccup = random_() % 100 == 0 ? 3 : 1;
-      const double seconds = shares[g] * truth_[g] * std::exp(noise_(random_)) * hiccup;
+      const double seconds = shares[g] * truth_[g] * std::exp(noise_ * normal_(random_)) * hiccup;
       if (const auto told = meters_[g].add(seconds, shares[g]))
         reports_.back().emplace_back(static_cast<int>(g), *told);
     }
@@ -181,7 +181,8 @@ class Crew {
  private:
   Balancer balancer_;
   std::vector<SpeedMeter> meters_;
-  std::normal_distribution<double> noise_;
+  double noise_;
+  std::normal_distribution<double> normal_;
   std::mt19937 random_{7};
   std::vector<double> truth_;
   std::deque<std::vector<std::pair<int, float>>> reports_;
