@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cctype>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -23,7 +25,10 @@ struct CorpusInput {
 };
 
 // Whether `tag` has the form of a BCP 47 tag such as en or pt-BR.
-bool is_language_tag(std::string_view tag);
+inline bool is_language_tag(std::string_view tag) {
+  return !tag.empty() &&
+         std::ranges::all_of(tag, [](unsigned char c) { return std::isalnum(c) != 0 || c == '-'; });
+}
 
 struct CorpusBuild {
   std::string name;

@@ -95,11 +95,6 @@ std::string identity(const CorpusBuild& build, const BuildPlan& plan,
 
 }  // namespace
 
-bool is_language_tag(std::string_view tag) {
-  return !tag.empty() &&
-         std::ranges::all_of(tag, [](unsigned char c) { return std::isalnum(c) != 0 || c == '-'; });
-}
-
 std::vector<std::string> languages_of(const CorpusBuild& build) {
   std::set<std::string> languages;
   for (const CorpusInput& input : build.inputs) languages.insert(input.language);
