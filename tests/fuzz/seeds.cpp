@@ -1,15 +1,13 @@
 // Writes <folder>/<target>/...: inputs to begin with, made by the project's own writers, and
 // <folder>/<target>.dict, the words of a format.
 // SPDX-License-Identifier: Apache-2.0
-#include <zlib.h>
-#include <zstd.h>
-
 #include <fstream>
 
 #include "configs/recipe.pb.h"
 #include "core/file.hpp"
 #include "orchestrator/config_text.hpp"
 #include "orchestrator/control_wire.hpp"
+#include "tests/support/compressed.hpp"
 #include "worker/checkpoint/manifest.hpp"
 
 namespace demist {
@@ -112,26 +110,6 @@ void rows(Folder folder) {
                 "{prompt}", "\\x09", "\\x0d\\x0a"});
 }
 
-std::string gzip(const std::string& text) {
-  z_stream stream{};
-  deflateInit2(&stream, Z_BEST_COMPRESSION, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY);
-  std::string out(deflateBound(&stream, text.size()), '\0');
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  stream.avail_in = static_cast<uInt>(text.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  deflate(&stream, Z_FINISH);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
-
-std::string zstandard(const std::string& text) {
-  std::string out(ZSTD_compressBound(text.size()), '\0');
-  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 1));
-  return out;
-}
-
 // Format and cut (text_fuzz.cpp), then a file.
 void texts(Folder folder) {
   const std::string plain = "one\ntwo\n\nthree\r\n\r\n\n\xc3\xa9\xff\n\n";
@@ -141,10 +119,10 @@ void texts(Folder folder) {
   folder.add(as_plain + plain);
   folder.add(as_plain + "\xef\xbb\xbf" + plain);
   folder.add(as_json + json);
-  folder.add(as_plain + gzip(plain));
-  folder.add(as_json + gzip(json) + gzip(json));
-  folder.add(as_json + zstandard(json));
-  folder.add(as_plain + zstandard(plain) + zstandard(plain));
+  folder.add(as_plain + test::gzipped(plain));
+  folder.add(as_json + test::gzipped(json) + test::gzipped(json));
+  folder.add(as_json + test::zstandard(json));
+  folder.add(as_plain + test::zstandard(plain) + test::zstandard(plain));
   folder.words({"\\xef\\xbb\\xbf", "\\x0d\\x0a\\x0d\\x0a", "\\x0a\\x0a",
                 "\\\"text\\\": ", "\\x1f\\x8b", "\\x28\\xb5\\x2f\\xfd", "\\x50\\x2a\\x4d\\x18",
                 "\\xed\\xa0\\x80", "\\xf4\\x90\\x80\\x80", "\\xe0\\x80\\x80"});
