@@ -33,7 +33,7 @@ namespace {
 
 void run(const mpi::Comm& world, const std::string& fault, const std::string& run_dir) {
   Patience patience;
-  patience.unknown_work = fault == "breaks" ? 600 : 1;
+  patience.unknown_work = fault == "stands still" ? 1 : 600;
   emu::options().patience_s = 3600;  // the device itself would wait for ever
   const RankWatch watch(world, run_dir, "test", patience);
   const mpi::Comm& comm = watch.world();
