@@ -47,14 +47,13 @@ void HangDetector::observe(std::span<const Pulse> pulses, double now) {
     rank.process = pulses[i].ticks == rank.ticks ? rank.process + passed : 0;
     rank.beats = pulses[i].beats;
     rank.ticks = pulses[i].ticks;
-    rank.seen_alive = rank.seen_alive || watched(pulses[i]);
   }
 }
 
 std::optional<Finding> HangDetector::look(std::span<const Pulse> pulses, double now) {
   observe(pulses, now);
   for (std::size_t i = 0; i < pulses.size(); ++i)
-    if (ranks_[i].seen_alive && !pulses[i].alive && !pulses[i].ended)
+    if (!pulses[i].alive && !pulses[i].ended)
       return Finding{Finding::Kind::died, i, pulses[i]};
   if (patience_.factor <= 0) return std::nullopt;
   for (std::size_t i = 0; i < pulses.size(); ++i) {

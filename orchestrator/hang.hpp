@@ -49,7 +49,6 @@ class HangDetector {
   struct Stillness {
     std::uint64_t beats = 0, ticks = 0;
     double work = 0, process = 0;  // seconds without a beat, without a tick
-    bool seen_alive = false;
   };
   void observe(std::span<const Pulse> pulses, double now);
   double limit_of_process(const Pulse& pulse) const;

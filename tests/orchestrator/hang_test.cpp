@@ -157,10 +157,12 @@ TEST(Hang, TheDeadAreNamedAtOnceButNotThoseWhoEnded) {
   EXPECT_EQ(finding->pulse.rank, 2);
 }
 
-TEST(Hang, WhoWasNeverSeenAliveDidNotDieNow) {
+TEST(Hang, WhoIsDeadWhenFirstSeenDied) {
   Machine machine(1);
   machine[0].alive = false;
-  EXPECT_FALSE(machine.run(10));
+  const auto finding = machine.run(0.15);
+  ASSERT_TRUE(finding);
+  EXPECT_EQ(finding->kind, Finding::Kind::died);
 }
 
 // Ctrl-Z, a suspended laptop, a virtual machine that is moved: the watcher stood still as well.
