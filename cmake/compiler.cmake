@@ -9,6 +9,13 @@ target_compile_options(
 # Same source, same bits: no value-changing contraction differences between files of one build.
 target_compile_options(demist_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 target_compile_definitions(demist_options INTERFACE DEMIST_VERSION="${PROJECT_VERSION}")
+# The headers of a folder's files are most of what compiling them costs. Of batches of six, a clean build
+# takes two thirds of the time, and a change to one file a few seconds more.
+option(DEMIST_UNITY "Compile a folder's files in batches" ON)
+if(DEMIST_UNITY)
+  # A class of a batch is not a class of a header.
+  target_compile_options(demist_options INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-subobject-linkage>)
+endif()
 if(DEMIST_SANITIZE)
   # Sanitized code confuses GCC's flow analysis.
   target_compile_options(demist_options INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer
@@ -31,6 +38,7 @@ function(demist_library name)
     list(FILTER sources EXCLUDE REGEX "${ARG_EXCLUDE}")
   endif()
   add_library(demist_${name} STATIC ${sources})
-  set_target_properties(demist_${name} PROPERTIES LINKER_LANGUAGE CXX)
+  set_target_properties(demist_${name} PROPERTIES LINKER_LANGUAGE CXX UNITY_BUILD ${DEMIST_UNITY}
+                                                  UNITY_BUILD_BATCH_SIZE 6)
   target_link_libraries(demist_${name} PUBLIC demist_options ${ARG_LINK})
 endfunction()

@@ -18,11 +18,10 @@
 namespace demist::data {
 namespace {
 
-using Json = nlohmann::json;
-
 std::string id_of_build_file(const fs::path& path) {
   if (!fs::exists(path)) return {};
-  const Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json json =
+      nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   return json.is_object() ? json.value("build_id", std::string()) : std::string();
 }
 
@@ -160,7 +159,7 @@ CorpusSummary finish(const CorpusBuild& build, const BuildPlan& plan, const Toke
   require_enough_text(build, summary);
   warn_of_skips(build, summary);
   remove_leftovers(build, manifest);
-  atomic_write(build_file(build), Json{{"build_id", plan.id}}.dump() + "\n");
+  atomic_write(build_file(build), nlohmann::json{{"build_id", plan.id}}.dump() + "\n");
   atomic_write(build.output / kManifestName, to_json(manifest));
   fs::remove_all(state_folder(build));
   return summary;
@@ -168,22 +167,22 @@ CorpusSummary finish(const CorpusBuild& build, const BuildPlan& plan, const Toke
 
 std::string to_text(const CorpusSummary& summary) {
   const SkipCounts& skipped = summary.skipped;
-  return Json{{"shards", summary.shards},
-              {"documents", summary.documents},
-              {"tokens", summary.tokens},
-              {"input_bytes", summary.input_bytes},
-              {"empty_inputs", summary.empty_inputs},
-              {"kept_ranges", summary.kept_ranges},
-              {"invalid_utf8", skipped.invalid_utf8},
-              {"bad_json", skipped.bad_json},
-              {"empty", skipped.empty},
-              {"first", skipped.first},
-              {"already_done", summary.already_done}}
-      .dump(-1, ' ', false, Json::error_handler_t::replace);
+  return nlohmann::json{{"shards", summary.shards},
+                        {"documents", summary.documents},
+                        {"tokens", summary.tokens},
+                        {"input_bytes", summary.input_bytes},
+                        {"empty_inputs", summary.empty_inputs},
+                        {"kept_ranges", summary.kept_ranges},
+                        {"invalid_utf8", skipped.invalid_utf8},
+                        {"bad_json", skipped.bad_json},
+                        {"empty", skipped.empty},
+                        {"first", skipped.first},
+                        {"already_done", summary.already_done}}
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 CorpusSummary summary_of(const std::string& text) {
-  const Json json = Json::parse(text);
+  const nlohmann::json json = nlohmann::json::parse(text);
   CorpusSummary summary;
   json.at("shards").get_to(summary.shards);
   json.at("documents").get_to(summary.documents);

@@ -26,9 +26,9 @@ double seconds_since(Clock::time_point begin) {
 }
 
 // One core's product. oneDNN compiles it on the first run.
-class Product {
+class TimedProduct {
  public:
-  explicit Product(DType compute)
+  explicit TimedProduct(DType compute)
       : a_(compute, kSide, kSide), b_(compute, kSide, kSide), out_(DType::f32, kSide, kSide) {
     for (Tensor* operand : {&a_, &b_})
       std::memset(operand->view().data, 0x3f, operand->bytes());  // 0.75 in bf16 and in fp32
@@ -56,7 +56,7 @@ class Product {
 double measure_peak(DType compute, double seconds) {
   std::vector<double> rates(static_cast<std::size_t>(omp_get_max_threads()));
   parallel_for(omp_get_max_threads(), [&](std::int64_t thread) {
-    Product product(compute);
+    TimedProduct product(compute);
     const auto begin = Clock::now();
     double best = 0;
     do {

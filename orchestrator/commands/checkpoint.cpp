@@ -32,7 +32,7 @@ std::string loss_text(const std::optional<double>& loss) {
   return loss ? print("%.6g", *loss) : "-";
 }
 
-int list(const Arguments& arguments, const mpi::Comm&) {
+int list_checkpoints(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist checkpoint list PATH...",
                   "Lists the checkpoints of a run, a stage or a folder, newest first: their step,\n"
                   "time, size, held-out loss where it was measured, and why they are kept.");
@@ -71,7 +71,7 @@ std::string problem_of(const checkpoint::Entry& entry) {
   }
 }
 
-int verify(const Arguments& arguments, const mpi::Comm&) {
+int verify_checkpoints(const Arguments& arguments, const mpi::Comm&) {
   Options options("demist checkpoint verify PATH...",
                   "Reads every byte of every checkpoint of a run, a stage or a folder, or of one\n"
                   "checkpoint, and names the files and tensors that are damaged. Ends with 4 when\n"
@@ -105,7 +105,7 @@ Retention wanted(const Options& options, const fs::path& folder) {
           .best = options.integer<int>("keep-best", 0, 0)};
 }
 
-int prune(const Arguments& arguments, const mpi::Comm&) {
+int prune_checkpoints(const Arguments& arguments, const mpi::Comm&) {
   Options options(
       "demist checkpoint prune PATH [options]",
       "Removes the checkpoints of a run, a stage or a folder that no rule keeps. Without\n"
@@ -133,8 +133,10 @@ int prune(const Arguments& arguments, const mpi::Comm&) {
 }  // namespace
 
 int checkpoints(const Arguments& arguments, const mpi::Comm& world) {
-  return run_action("checkpoint", {{"list", list}, {"verify", verify}, {"prune", prune}}, arguments,
-                    world);
+  return run_action(
+      "checkpoint",
+      {{"list", list_checkpoints}, {"verify", verify_checkpoints}, {"prune", prune_checkpoints}},
+      arguments, world);
 }
 
 }  // namespace demist::cli

@@ -18,7 +18,7 @@
 namespace demist::slurm {
 namespace {
 
-constexpr double kPatience = 30;  // seconds
+constexpr double kQueryPatience = 30;  // seconds
 // A bar ends each: reasons hold blanks and commas.
 constexpr const char* kQueueColumns =
     "--Format=JobID:|,State:|,Reason:|,RestartCnt:|,NodeList:|,StartTime:|,Comment:|";
@@ -62,7 +62,7 @@ QueueAnswer ask_one_cluster(const std::string& cluster, const std::vector<std::s
                                                        "--jobs=" + join(ids, ","), kQueueColumns},
                                                       cluster),
                                          {}},
-                                        kPatience);
+                                        kQueryPatience);
   // It forgets jobs some minutes after their end.
   const bool forgotten = said.error.find("Invalid job id") != std::string::npos;
   if (said.code != 0 && !forgotten) return {false, first_line(said.error), {}};
@@ -162,7 +162,7 @@ std::optional<AccountRow> ask_accounting(const Job& job) {
                                      "--format=JobIDRaw,State,ExitCode,Elapsed,NodeList"},
                                     job.cluster),
                        {}},
-                      kPatience);
+                      kQueryPatience);
   if (said.code != 0) return std::nullopt;
   const std::vector<AccountRow> rows = parse_accounting(said.output);
   if (rows.empty()) return std::nullopt;

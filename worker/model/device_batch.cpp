@@ -7,7 +7,7 @@
 namespace demist {
 namespace {
 
-constexpr std::size_t kAlign = 256;  // vector loads of any width start at every array
+constexpr std::size_t kArrayAlign = 256;  // vector loads of any width start at every array
 
 Grouping grouping_of(const data::TokenGroups& groups) {
   return {groups.value, groups.begin, groups.order};
@@ -23,7 +23,9 @@ void for_spans(EncoderInput& encoder, HeadInput& head, Body&& body) {
   each(head.target_row, head.rows.target, head.rows.weight, head.rows.smooth);
 }
 
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + kArrayAlign - 1) / kArrayAlign * kArrayAlign;
+}
 
 }  // namespace
 
