@@ -134,11 +134,13 @@ class ThreadLimit {
 constexpr std::int64_t kPieceRows = 256;
 constexpr std::int64_t kPieceCols = 512;
 
-bool has_avx512() {
+// Whether oneDNN's products of bf16 are the faster way here. Below AVX-512 it has none; on Intel's
+// processors without AMX, VDPBF16PS does fewer FLOPs a cycle than fp32's FMA (docs/benchmarks.md).
+bool multiplies_bf16() {
   static const bool yes = [] {
     const auto isa = dnnl::get_effective_cpu_isa();
-    return isa != dnnl::cpu_isa::sse41 && isa != dnnl::cpu_isa::avx && isa != dnnl::cpu_isa::avx2 &&
-           isa != dnnl::cpu_isa::avx2_vnni;
+    if (isa == dnnl::cpu_isa::avx512_core_bf16) return __builtin_cpu_is("amd") != 0;
+    return isa == dnnl::cpu_isa::avx512_core_amx;
   }();
   return yes;
 }
@@ -191,33 +193,56 @@ Operands piece_of(const Operands& op, const Cut& rows, std::int64_t i, const Cut
   return piece;
 }
 
-void multiply_in_pieces(const Operands& op) {
-  const Cut rows(op.out.rows, kPieceRows), cols(op.out.cols, kPieceCols);
-  parallel_for(rows.count * cols.count, [&](std::int64_t i) {
-    multiply(piece_of(op, rows, i % rows.count, cols, i / rows.count));
-  });
-}
-
 template <class To, class From>
 void convert(TensorView out, ConstTensorView in) {
   To* const to = out.as<To>();
   const From* const from = in.as<From>();
-#pragma omp parallel for
   for (std::int64_t r = 0; r < in.rows; ++r)
     for (std::int64_t c = 0; c < in.cols; ++c)
       to[r * out.ld + c] = To(static_cast<float>(from[r * in.ld + c]));
 }
 
-// oneDNN multiplies bf16 from AVX-512 on; before, in fp32 with one rounding on store.
+// Memory of one thread that is as large as what it held so far.
+TensorView view_of(Buffer<float>& scratch, const ConstTensorView& like) {
+  const auto size = static_cast<std::size_t>(like.rows * like.cols);
+  if (scratch.size() < size) scratch = Buffer<float>(size);
+  return matrix(scratch.data(), like.rows, like.cols);
+}
+
+// Steps of a reduction whose operands, in fp32, are about what a core's second cache holds.
+constexpr std::int64_t kWidenedSteps = 768;
+
+// bf16 in fp32, on this thread alone: operands are widened a part of the reduction at a time, and a
+// bf16 result is rounded once.
 void multiply_widened(const Operands& op) {
-  Tensor a(DType::f32, op.a.rows, op.a.cols), b(DType::f32, op.b.rows, op.b.cols);
-  convert<float, bf16>(a.view(), op.a);
-  convert<float, bf16>(b.view(), op.b);
-  if (op.out.dtype == DType::f32)
-    return gemm(op.out, a.view(), b.view(), op.transpose, op.accumulate, op.bias);
-  Tensor out(DType::f32, op.out.rows, op.out.cols);
-  gemm(out.view(), a.view(), b.view(), op.transpose, false, op.bias);
-  convert<bf16, float>(op.out, out.view());
+  thread_local Buffer<float> a_scratch, b_scratch, out_scratch;
+  Operands part = op;
+  if (op.out.dtype == DType::bf16) part.out = view_of(out_scratch, op.out);
+  const Cut steps(op.k(), kWidenedSteps);
+  for (std::int64_t i = 0; i < steps.count; ++i) {
+    const auto rows = [&](auto view) { return view.row_slice(steps.begin(i), steps.size(i)); };
+    const auto cols = [&](auto view) { return view.col_slice(steps.begin(i), steps.size(i)); };
+    const auto widen = [](Buffer<float>& scratch, ConstTensorView in) {
+      const TensorView out = view_of(scratch, in);
+      convert<float, bf16>(out, in);
+      return out;
+    };
+    part.a = widen(a_scratch, op.transpose == Transpose::a ? rows(op.a) : cols(op.a));
+    part.b = widen(b_scratch, op.transpose == Transpose::b ? cols(op.b) : rows(op.b));
+    multiply(part);
+    part.accumulate = true;
+    part.bias = {};
+  }
+  if (op.out.dtype == DType::bf16) convert<bf16, float>(op.out, part.out);
+}
+
+void multiply_in_pieces(const Operands& op) {
+  const bool widened = op.a.dtype == DType::bf16 && !multiplies_bf16();
+  const Cut rows(op.out.rows, kPieceRows), cols(op.out.cols, kPieceCols);
+  parallel_for(rows.count * cols.count, [&](std::int64_t i) {
+    const Operands piece = piece_of(op, rows, i % rows.count, cols, i / rows.count);
+    widened ? multiply_widened(piece) : multiply(piece);
+  });
 }
 
 }  // namespace
@@ -230,7 +255,6 @@ void gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transp
     if (!accumulate) fill_with_bias(out, bias);
     return;
   }
-  if (a.dtype == DType::bf16 && !has_avx512()) return multiply_widened(op);
   multiply_in_pieces(op);
 }
 
