@@ -205,7 +205,8 @@ class Backend {
 };
 
 // The best CPU instruction set this machine has: AVX-512 with bf16, or AVX2. `isa`: "" picks;
-// "avx2", "avx512" force one and throw EnvironmentError when the machine lacks it.
+// "avx2", "avx512", "avx512_bf16" (the same, but attention multiplies pairs of bf16) force one and
+// throw EnvironmentError when the machine lacks it.
 std::unique_ptr<Backend> make_cpu_backend(const std::string& isa = "");
 
 }  // namespace demist

@@ -101,6 +101,8 @@ extern const IsaKernels kKernels;
 }
 namespace avx512 {
 extern const IsaKernels kKernels;
-}
+// The same, but attention multiplies pairs of bf16 (VDPBF16PS).
+extern const IsaKernels kKernelsOfPairs;
+}  // namespace avx512
 
 }  // namespace demist::cpu

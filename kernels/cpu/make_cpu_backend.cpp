@@ -16,17 +16,22 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
 }
 
+// VDPBF16PS does twice the FLOPs of an FMA a cycle on AMD's processors, fewer than one on Intel's.
+bool multiplies_pairs_faster() { return __builtin_cpu_is("amd"); }
+
 }  // namespace
 
 std::unique_ptr<Backend> make_cpu_backend(const std::string& isa) {
-  if (!isa.empty() && isa != "avx2" && isa != "avx512")
-    throw ConfigError("unknown instruction set \"" + isa + "\"; use avx2 or avx512");
-  if (isa == "avx512" && !has_avx512())
+  if (!isa.empty() && isa != "avx2" && isa != "avx512" && isa != "avx512_bf16")
+    throw ConfigError("unknown instruction set \"" + isa + "\"; use avx2, avx512 or avx512_bf16");
+  if (isa.starts_with("avx512") && !has_avx512())
     throw EnvironmentError("this machine has no AVX-512 with bf16; use avx2");
   if (!has_avx2())
     throw EnvironmentError("this machine has no AVX2 with FMA, which the CPU kernels need");
-  const bool widest = isa != "avx2" && has_avx512();
-  return std::make_unique<cpu::CpuBackend>(widest ? cpu::avx512::kKernels : cpu::avx2::kKernels);
+  if (isa == "avx2" || !has_avx512()) return std::make_unique<cpu::CpuBackend>(cpu::avx2::kKernels);
+  const bool pairs = isa.empty() ? multiplies_pairs_faster() : isa == "avx512_bf16";
+  return std::make_unique<cpu::CpuBackend>(pairs ? cpu::avx512::kKernelsOfPairs
+                                                 : cpu::avx512::kKernels);
 }
 
 }  // namespace demist

@@ -156,7 +156,7 @@ std::string case_name(const testing::TestParamInfo<AttentionTest::ParamType>& pa
   return std::string(std::get<0>(param.param)) + "_" + std::get<1>(param.param).name;
 }
 INSTANTIATE_TEST_SUITE_P(Cpu, AttentionTest,
-                         testing::Combine(testing::Values("avx2", "avx512"),
+                         testing::Combine(testing::Values("avx2", "avx512", "avx512_bf16"),
                                           testing::ValuesIn(kCases)),
                          case_name);
 

@@ -54,7 +54,6 @@ struct QueryRow {
 // A tile's elements of kPerWord neighbouring queries over `panels`:
 //   P = e^(scale s - lse), M = 0 where dropped else 1;  probabilities = M P (without keep_scale)
 //   dscores = P (M keep_scale dP - delta)               (without the scale of the scores)
-template <class S>
 class ScoreGradient {
  public:
   ScoreGradient(float scale, const Dropout& dropout)
@@ -89,10 +88,11 @@ class ScoreGradient {
   Vec keep_;
 };
 
-template <class S>
+template <class W>
 class BackwardHead {
  public:
-  static constexpr int kPerWord = Words<S>::kPerWord;
+  using S = typename W::Stored;
+  static constexpr int kPerWord = W::kPerWord;
 
   BackwardHead(const BackwardTiles& tiles, const HeadShape& shape, const Attention& op,
                std::int64_t sequence, std::int64_t head)
@@ -127,10 +127,10 @@ class BackwardHead {
 
   void pack_keys_and_values(const ConstTensorView& qkv) const {
     const std::int64_t cols = shape_.padded_cols, words = shape_.row_words;
-    pack_rows<S>(tiles_.rows, words, cols, part(qkv, 1));
+    pack_rows<W>(tiles_.rows, words, cols, part(qkv, 1));
     pack_transposed(tiles_.keys_right, tiles_.rows, cols, words);
-    pack_panels<S>(tiles_.keys_over_keys, tiles_.rows, cols, words);
-    pack_rows<S>(tiles_.rows, words, cols, part(qkv, 2));
+    pack_panels<W>(tiles_.keys_over_keys, tiles_.rows, cols, words);
+    pack_rows<W>(tiles_.rows, words, cols, part(qkv, 2));
     pack_transposed(tiles_.values_right, tiles_.rows, cols, words);
   }
 
@@ -151,10 +151,10 @@ class BackwardHead {
              std::int64_t first) const {
     const std::int64_t rows = round_up(queries.rows, kTileRows), words = shape_.row_words;
     const KeyRange panels = panels_of(op_, sequence_, first, queries.rows);
-    pack_rows<S>(tiles_.queries, words, rows, queries);
-    pack_rows<S>(tiles_.dout, words, rows, dout);
-    pack_panels<S>(tiles_.queries_over_queries, tiles_.queries, rows, words);
-    pack_panels<S>(tiles_.dout_over_queries, tiles_.dout, rows, words);
+    pack_rows<W>(tiles_.queries, words, rows, queries);
+    pack_rows<W>(tiles_.dout, words, rows, dout);
+    pack_panels<W>(tiles_.queries_over_queries, tiles_.queries, rows, words);
+    pack_panels<W>(tiles_.dout_over_queries, tiles_.dout, rows, words);
     for (std::int64_t r = 0; r < rows; r += kTileQueries)
       tile(r, rows - r < kTileQueries ? rows - r : kTileQueries, lse, first, panels);
     products_of_block(rows, panels);
@@ -164,18 +164,18 @@ class BackwardHead {
   void products_of_block(std::int64_t rows, const KeyRange& panels) const {
     const std::int64_t dim = shape_.padded_dim, stride = shape_.key_stride;
     const std::int64_t keys = panels.end - panels.begin;
-    tile_product<Words<S>>(tiles_.dqueries, dim, rows, dim,
-                           {tiles_.dscore_rows + panels.begin / kPerWord, stride / kPerWord, 1},
-                           {tiles_.keys_over_keys, shape_.padded_cols / kPerWord,
-                            panels.begin / kPerWord, keys / kPerWord},
-                           false);
+    tile_product<W>(tiles_.dqueries, dim, rows, dim,
+                    {tiles_.dscore_rows + panels.begin / kPerWord, stride / kPerWord, 1},
+                    {tiles_.keys_over_keys, shape_.padded_cols / kPerWord, panels.begin / kPerWord,
+                     keys / kPerWord},
+                    false);
     const std::int64_t steps = rows / kPerWord;
-    tile_product<Words<S>>(tiles_.dkeys + panels.begin * dim, dim, keys, dim,
-                           {tiles_.dscores + panels.begin, 1, stride},
-                           {tiles_.queries_over_queries, steps, 0, steps}, true);
-    tile_product<Words<S>>(tiles_.dvalues + panels.begin * dim, dim, keys, dim,
-                           {tiles_.probabilities + panels.begin, 1, stride},
-                           {tiles_.dout_over_queries, steps, 0, steps}, true);
+    tile_product<W>(tiles_.dkeys + panels.begin * dim, dim, keys, dim,
+                    {tiles_.dscores + panels.begin, 1, stride},
+                    {tiles_.queries_over_queries, steps, 0, steps}, true);
+    tile_product<W>(tiles_.dvalues + panels.begin * dim, dim, keys, dim,
+                    {tiles_.probabilities + panels.begin, 1, stride},
+                    {tiles_.dout_over_queries, steps, 0, steps}, true);
   }
 
   // Fills rows [begin, begin + rows) of the block's probabilities and dscores.
@@ -183,13 +183,13 @@ class BackwardHead {
             const KeyRange& panels) const {
     const std::int64_t words = shape_.row_words, keys = panels.end - panels.begin;
     const auto product = [&](float* to, const Word* left, const Word* right) {
-      tile_product<Words<S>>(to + panels.begin, shape_.key_stride, rows, keys,
-                             {left + begin * words, words, 1},
-                             {right + panels.begin * words, words, 0, words}, false);
+      tile_product<W>(to + panels.begin, shape_.key_stride, rows, keys,
+                      {left + begin * words, words, 1},
+                      {right + panels.begin * words, words, 0, words}, false);
     };
     product(tiles_.scores, tiles_.queries, tiles_.keys_right);
     product(tiles_.dprobabilities, tiles_.dout, tiles_.values_right);
-    const ScoreGradient<S> gradient(shape_.scale, op_.dropout);
+    const ScoreGradient gradient(shape_.scale, op_.dropout);
     const std::int64_t draw_stride = round_up(shape_.padded_cols, kDrawsPerGroup);
     for (std::int64_t r = 0; r < rows; r += kPerWord) {
       QueryRow query[kPerWord];
@@ -212,7 +212,7 @@ class BackwardHead {
     return {lse[begin + r] * kLog2E, tiles_.delta[begin + r], drop ? draws : nullptr};
   }
 
-  void store_gradient(const ScoreGradient<S>& gradient, const QueryRow (&query)[kPerWord],
+  void store_gradient(const ScoreGradient& gradient, const QueryRow (&query)[kPerWord],
                       std::int64_t begin, std::int64_t r, const KeyRange& panels) const {
     const std::int64_t stride = shape_.key_stride;
     for (std::int64_t k = panels.begin; k < panels.end; k += kPanel) {
@@ -220,12 +220,12 @@ class BackwardHead {
       for (int i = 0; i < kPerWord; ++i) {
         const std::int64_t offset = (r + i) * stride;
         gradient(p[i], ds[i], tiles_.scores + offset, tiles_.dprobabilities + offset, query[i], k);
-        Words<S>::store_row(tiles_.dscore_rows + ((begin + r + i) * stride + k) / kPerWord,
-                            ds[i][0], ds[i][1]);
+        W::store_row(tiles_.dscore_rows + ((begin + r + i) * stride + k) / kPerWord, ds[i][0],
+                     ds[i][1]);
       }
       const std::int64_t at = (begin + r) / kPerWord * stride + k;
-      Words<S>::store_columns(tiles_.probabilities + at, p);
-      Words<S>::store_columns(tiles_.dscores + at, ds);
+      W::store_columns(tiles_.probabilities + at, p);
+      W::store_columns(tiles_.dscores + at, ds);
     }
   }
 
@@ -244,10 +244,10 @@ class BackwardHead {
   std::int64_t sequence_, head_;
 };
 
-template <class S>
+template <class W>
 void backward(const TensorView& dqkv, const ConstTensorView& dout, const ConstTensorView& qkv,
               const ConstTensorView& out, const ConstTensorView& lse, const Attention& op) {
-  const HeadShape shape(op, Words<S>::kPerWord);
+  const HeadShape shape(op, W::kPerWord);
   for_each_head<BackwardTiles>(
       op, shape, [&](const BackwardTiles& tiles, std::int64_t sequence, std::int64_t head) {
         const std::int64_t first = sequence * op.grid.cols;
@@ -255,7 +255,7 @@ void backward(const TensorView& dqkv, const ConstTensorView& dout, const ConstTe
           return x.row_slice(first, op.grid.cols).col_slice(head * op.head_dim, op.head_dim);
         };
         const float* const row_lse = static_cast<const float*>(lse.data) + head * lse.ld + first;
-        BackwardHead<S>(tiles, shape, op, sequence, head)
+        BackwardHead<W>(tiles, shape, op, sequence, head)
             .run(dqkv, own(dout), qkv, own(out), row_lse);
       });
 }
@@ -266,9 +266,17 @@ void backward(const TensorView& dqkv, const ConstTensorView& dout, const ConstTe
 void attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
                         ConstTensorView out, ConstTensorView lse, const Attention& op) {
   if (qkv.dtype == DType::f32)
-    backward<float>(dqkv, dout, qkv, out, lse, op);
+    backward<FloatWords<float>>(dqkv, dout, qkv, out, lse, op);
   else
-    backward<bf16>(dqkv, dout, qkv, out, lse, op);
+    backward<FloatWords<bf16>>(dqkv, dout, qkv, out, lse, op);
 }
+
+#ifdef __AVX512BF16__
+void attention_backward_of_pairs(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
+                                 ConstTensorView out, ConstTensorView lse, const Attention& op) {
+  if (qkv.dtype == DType::f32) return attention_backward(dqkv, dout, qkv, out, lse, op);
+  backward<Bf16Pairs>(dqkv, dout, qkv, out, lse, op);
+}
+#endif
 
 }  // namespace demist::cpu::DEMIST_ISA

@@ -36,7 +36,7 @@ struct RowSoftmax {
   float inverse_sum;
 };
 
-template <class S>
+template <class W>
 RowSoftmax softmax_row(Word* out, const float* scores, float scale, const KeyRange& panels,
                        const std::uint16_t* draws, std::uint32_t threshold) {
   Vec largest = broadcast(-__builtin_inff());
@@ -55,24 +55,25 @@ RowSoftmax softmax_row(Word* out, const float* scores, float scale, const KeyRan
       std::memcpy(&half, draws + k + v * kLanes, sizeof(half));
       p[v] = (VecInt)widen(half) < limit ? Vec{} : p[v];
     }
-    Words<S>::store_row(out + k / Words<S>::kPerWord, p[0], p[1]);
+    W::store_row(out + k / W::kPerWord, p[0], p[1]);
   }
   const float sum = horizontal_sum(total[0] + total[1]);
   return {offset * kLn2 + __builtin_logf(sum), 1.0f / sum};
 }
 
-template <class S>
+template <class W>
 class ForwardHead {
  public:
+  using S = typename W::Stored;
   ForwardHead(const ForwardTiles& tiles, const HeadShape& shape, const Attention& op,
               std::int64_t sequence, std::int64_t head)
       : tiles_(tiles), shape_(shape), op_(op), sequence_(sequence), head_(head) {}
 
   void run(const TensorView& out, float* lse, const ConstTensorView& qkv) const {
-    pack_rows<S>(tiles_.rows, shape_.row_words, shape_.padded_cols, part(qkv, 1));
+    pack_rows<W>(tiles_.rows, shape_.row_words, shape_.padded_cols, part(qkv, 1));
     pack_transposed(tiles_.keys, tiles_.rows, shape_.padded_cols, shape_.row_words);
-    pack_rows<S>(tiles_.rows, shape_.row_words, shape_.padded_cols, part(qkv, 2));
-    pack_panels<S>(tiles_.values, tiles_.rows, shape_.padded_cols, shape_.row_words);
+    pack_rows<W>(tiles_.rows, shape_.row_words, shape_.padded_cols, part(qkv, 2));
+    pack_panels<W>(tiles_.values, tiles_.rows, shape_.padded_cols, shape_.row_words);
     const ConstTensorView queries = part(qkv, 0);
     for (std::int64_t first = 0; first < shape_.cols; first += kTileQueries) {
       const std::int64_t left = shape_.cols - first;
@@ -88,18 +89,18 @@ class ForwardHead {
 
   void query_tile(const TensorView& out, float* lse, const ConstTensorView& queries,
                   std::int64_t first) const {
-    constexpr int kPerWord = Words<S>::kPerWord;
+    constexpr int kPerWord = W::kPerWord;
     const std::int64_t rows = round_up(queries.rows, kTileRows);
     const KeyRange panels = panels_of(op_, sequence_, first, queries.rows);
-    pack_rows<S>(tiles_.queries, shape_.row_words, rows, queries);
-    tile_product<Words<S>>(
+    pack_rows<W>(tiles_.queries, shape_.row_words, rows, queries);
+    tile_product<W>(
         tiles_.scores + panels.begin, shape_.key_stride, rows, panels.end - panels.begin,
         {tiles_.queries, shape_.row_words, 1},
         {tiles_.keys + panels.begin * shape_.row_words, shape_.row_words, 0, shape_.row_words},
         false);
     float factor[kTileQueries];
     for (std::int64_t r = 0; r < rows; ++r) factor[r] = softmax(lse, first, r, panels);
-    tile_product<Words<S>>(
+    tile_product<W>(
         tiles_.sums, shape_.padded_dim, rows, shape_.padded_dim,
         {tiles_.probabilities + panels.begin / kPerWord, shape_.key_stride / kPerWord, 1},
         {tiles_.values, shape_.padded_cols / kPerWord, panels.begin / kPerWord,
@@ -110,7 +111,7 @@ class ForwardHead {
 
   // Probabilities of one row of the tile; returns the factor of its sums, 0 without keys.
   float softmax(float* lse, std::int64_t first, std::int64_t r, const KeyRange& panels) const {
-    constexpr int kPerWord = Words<S>::kPerWord;
+    constexpr int kPerWord = W::kPerWord;
     const std::int64_t query = first + r;
     const KeyRange keys = keys_of(op_, sequence_, query);
     float* const scores = tiles_.scores + r * shape_.key_stride;
@@ -124,7 +125,7 @@ class ForwardHead {
     mask_scores(scores, panels, keys);
     const bool drop = op_.dropout.active();
     if (drop) draw_keys(tiles_.draws, op_, sequence_, head_, query, panels);
-    const RowSoftmax row = softmax_row<S>(probabilities, scores, shape_.scale, panels,
+    const RowSoftmax row = softmax_row<W>(probabilities, scores, shape_.scale, panels,
                                           drop ? tiles_.draws : nullptr, op_.dropout.threshold());
     lse[query] = row.lse;
     return drop ? row.inverse_sum * op_.dropout.keep_scale() : row.inverse_sum;
@@ -147,17 +148,17 @@ class ForwardHead {
   std::int64_t sequence_, head_;
 };
 
-template <class S>
+template <class W>
 void forward(const TensorView& out, const TensorView& lse, const ConstTensorView& qkv,
              const Attention& op) {
-  const HeadShape shape(op, Words<S>::kPerWord);
+  const HeadShape shape(op, W::kPerWord);
   for_each_head<ForwardTiles>(
       op, shape, [&](const ForwardTiles& tiles, std::int64_t sequence, std::int64_t head) {
         const std::int64_t first = sequence * op.grid.cols;
         const TensorView rows =
             out.row_slice(first, op.grid.cols).col_slice(head * op.head_dim, op.head_dim);
         float* const row_lse = static_cast<float*>(lse.data) + head * lse.ld + first;
-        ForwardHead<S>(tiles, shape, op, sequence, head).run(rows, row_lse, qkv);
+        ForwardHead<W>(tiles, shape, op, sequence, head).run(rows, row_lse, qkv);
       });
 }
 
@@ -166,9 +167,17 @@ void forward(const TensorView& out, const TensorView& lse, const ConstTensorView
 // Forward: scores of 32 queries against all their keys at a time, a plain softmax on whole rows.
 void attention_forward(TensorView out, TensorView lse, ConstTensorView qkv, const Attention& op) {
   if (qkv.dtype == DType::f32)
-    forward<float>(out, lse, qkv, op);
+    forward<FloatWords<float>>(out, lse, qkv, op);
   else
-    forward<bf16>(out, lse, qkv, op);
+    forward<FloatWords<bf16>>(out, lse, qkv, op);
 }
+
+#ifdef __AVX512BF16__
+void attention_forward_of_pairs(TensorView out, TensorView lse, ConstTensorView qkv,
+                                const Attention& op) {
+  if (qkv.dtype == DType::f32) return attention_forward(out, lse, qkv, op);
+  forward<Bf16Pairs>(out, lse, qkv, op);
+}
+#endif
 
 }  // namespace demist::cpu::DEMIST_ISA

@@ -18,6 +18,10 @@ using FunctionOf = std::remove_pointer_t<Pointer>;
 
 FunctionOf<decltype(IsaKernels::attention_forward)> attention_forward;
 FunctionOf<decltype(IsaKernels::attention_backward)> attention_backward;
+#ifdef __AVX512BF16__
+FunctionOf<decltype(IsaKernels::attention_forward)> attention_forward_of_pairs;
+FunctionOf<decltype(IsaKernels::attention_backward)> attention_backward_of_pairs;
+#endif
 FunctionOf<decltype(IsaKernels::embed_forward)> embed_forward;
 FunctionOf<decltype(IsaKernels::add_rows)> add_rows;
 FunctionOf<decltype(IsaKernels::bias_gelu_forward)> bias_gelu_forward;

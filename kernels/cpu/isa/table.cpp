@@ -4,7 +4,7 @@
 
 namespace demist::cpu::DEMIST_ISA {
 
-const IsaKernels kKernels = {
+constexpr IsaKernels kKernels = {
     .name = kIsaName,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
@@ -27,5 +27,19 @@ const IsaKernels kKernels = {
     .sum_squares = sum_squares,
     .adamw = adamw,
 };
+
+#ifdef __AVX512BF16__
+namespace {
+consteval IsaKernels with_pairs(IsaKernels kernels) {
+  kernels.name = "avx512_bf16";
+  kernels.attention_forward = attention_forward_of_pairs;
+  kernels.attention_backward = attention_backward_of_pairs;
+  return kernels;
+}
+}  // namespace
+
+// Nothing is computed at start: this file's code must not run on a machine without AVX-512.
+constinit const IsaKernels kKernelsOfPairs = with_pairs(kKernels);
+#endif
 
 }  // namespace demist::cpu::DEMIST_ISA

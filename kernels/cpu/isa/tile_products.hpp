@@ -7,8 +7,9 @@
 namespace demist::cpu::DEMIST_ISA {
 namespace {
 
-// Operands are made of 32-bit words: one float, or (where the instruction set multiplies bf16) two
-// bf16 that are neighbours in the reduction. A register tile is kTileRows x 2 vectors of sums.
+// Operands are made of 32-bit words: one float (FloatWords), or two bf16 that are neighbours in the
+// reduction (Bf16Pairs), whose products are one instruction where the processor has it. A register
+// tile is kTileRows x 2 vectors of sums.
 typedef std::uint32_t Word;
 constexpr int kPanel = 2 * kLanes;
 #ifdef __AVX512F__
@@ -24,9 +25,10 @@ inline VecUint load_words(const Word* p) {
 }
 inline void store_words(Word* p, VecUint v) { std::memcpy(p, &v, sizeof(v)); }
 
-// Words<S>: how numbers stored as S become operands.
+// How numbers stored as S become operands.
 template <class S>
-struct Words {
+struct FloatWords {
+  using Stored = S;
   static constexpr int kPerWord = 1;
   static inline Vec dot(Vec sum, Word a, VecUint b) {
     return sum + (Vec)(a - VecUint{}) * (Vec)b;  // contracted to one fused instruction
@@ -53,8 +55,8 @@ struct Words {
 };
 
 #ifdef __AVX512BF16__
-template <>
-struct Words<bf16> {
+struct Bf16Pairs {
+  using Stored = bf16;
   static constexpr int kPerWord = 2;
   static inline Vec dot(Vec sum, Word a, VecUint b) {
     return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(a - VecUint{}), (__m512bh)b);
@@ -138,16 +140,17 @@ void tile_product(float* out, std::int64_t ld, std::int64_t rows, std::int64_t c
 }
 
 // rows of S (ld apart) -> words [padded_rows][stride], zeros beyond `rows` and beyond `cols`.
-template <class S>
+template <class W>
 void pack_rows(Word* out, std::int64_t stride, std::int64_t padded_rows,
                const ConstTensorView& in) {
-  constexpr std::int64_t kStep = kLanes / Words<S>::kPerWord;
+  using S = typename W::Stored;
+  constexpr std::int64_t kStep = kLanes / W::kPerWord;
   for (std::int64_t r = 0; r < in.rows; ++r) {
     const S* const from = row<S>(in, r);
     Word* const to = out + r * stride;
     std::int64_t c = 0, w = 0;
-    for (; c + kLanes <= in.cols; c += kLanes, w += kStep) Words<S>::load_row(to + w, from + c);
-    if (c < in.cols) Words<S>::load_row(to + w, from + c, static_cast<int>(in.cols - c));
+    for (; c + kLanes <= in.cols; c += kLanes, w += kStep) W::load_row(to + w, from + c);
+    if (c < in.cols) W::load_row(to + w, from + c, static_cast<int>(in.cols - c));
   }
   std::memset(out + in.rows * stride, 0,
               static_cast<std::size_t>((padded_rows - in.rows) * stride) * sizeof(Word));
@@ -201,14 +204,14 @@ inline void pack_transposed(Word* out, const Word* in, std::int64_t rows, std::i
 }
 
 // Row words [rows][stride] -> panels: columns as in memory, steps = rows / kPerWord.
-template <class S>
+template <class W>
 void pack_panels(Word* out, const Word* in, std::int64_t rows, std::int64_t stride) {
-  const std::int64_t cols = stride * Words<S>::kPerWord, steps = rows / Words<S>::kPerWord;
+  const std::int64_t cols = stride * W::kPerWord, steps = rows / W::kPerWord;
   for (std::int64_t c = 0; c < cols; c += kPanel) {
     const std::int64_t width = c + kPanel <= cols ? kPanel : kLanes;
     for (std::int64_t s = 0; s < steps; ++s)
       for (std::int64_t i = 0; i < width; i += kLanes)
-        store_words(out + c * steps + s * width + i, Words<S>::column_words(in, stride, s, c + i));
+        store_words(out + c * steps + s * width + i, W::column_words(in, stride, s, c + i));
   }
 }
 
