@@ -193,13 +193,17 @@ Operands piece_of(const Operands& op, const Cut& rows, std::int64_t i, const Cut
   return piece;
 }
 
-template <class To, class From>
-void convert(TensorView out, ConstTensorView in) {
-  To* const to = out.as<To>();
-  const From* const from = in.as<From>();
-  for (std::int64_t r = 0; r < in.rows; ++r)
-    for (std::int64_t c = 0; c < in.cols; ++c)
-      to[r * out.ld + c] = To(static_cast<float>(from[r * in.ld + c]));
+// Rows of `in` as another type. The loops are compiled for each instruction set: elsewhere this
+// file has none to spare, and here a product waits for them.
+[[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]] void widen_rows(
+    float* out, const bf16* in, std::int64_t rows, std::int64_t cols, std::int64_t ld) {
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < cols; ++c) out[r * cols + c] = static_cast<float>(in[r * ld + c]);
+}
+[[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]] void round_rows(
+    bf16* out, const float* in, std::int64_t rows, std::int64_t cols, std::int64_t ld) {
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < cols; ++c) out[r * ld + c] = bf16(in[r * cols + c]);
 }
 
 // Memory of one thread that is as large as what it held so far.
@@ -224,7 +228,7 @@ void multiply_widened(const Operands& op) {
     const auto cols = [&](auto view) { return view.col_slice(steps.begin(i), steps.size(i)); };
     const auto widen = [](Buffer<float>& scratch, ConstTensorView in) {
       const TensorView out = view_of(scratch, in);
-      convert<float, bf16>(out, in);
+      widen_rows(out.as<float>(), in.as<bf16>(), in.rows, in.cols, in.ld);
       return out;
     };
     part.a = widen(a_scratch, op.transpose == Transpose::a ? rows(op.a) : cols(op.a));
@@ -233,7 +237,8 @@ void multiply_widened(const Operands& op) {
     part.accumulate = true;
     part.bias = {};
   }
-  if (op.out.dtype == DType::bf16) convert<bf16, float>(op.out, part.out);
+  if (op.out.dtype == DType::bf16)
+    round_rows(op.out.as<bf16>(), part.out.as<float>(), op.out.rows, op.out.cols, op.out.ld);
 }
 
 void multiply_in_pieces(const Operands& op) {
