@@ -53,8 +53,7 @@ void HangDetector::observe(std::span<const Pulse> pulses, double now) {
 std::optional<Finding> HangDetector::look(std::span<const Pulse> pulses, double now) {
   observe(pulses, now);
   for (std::size_t i = 0; i < pulses.size(); ++i)
-    if (!pulses[i].alive && !pulses[i].ended)
-      return Finding{Finding::Kind::died, i, pulses[i]};
+    if (!pulses[i].alive && !pulses[i].ended) return Finding{Finding::Kind::died, i, pulses[i]};
   if (patience_.factor <= 0) return std::nullopt;
   for (std::size_t i = 0; i < pulses.size(); ++i) {
     const double limit = limit_of_process(pulses[i]);
