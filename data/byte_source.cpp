@@ -6,6 +6,8 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -29,6 +31,35 @@ std::string display_name(const fs::path& path) {
                   why + "; fetch or compress the file again");
 }
 
+enum class Form { undecided, text, gzip, zstd };
+
+struct Magic {
+  std::string_view bytes;
+  unsigned first_mask;  // bits of the first byte that count
+  Form form;
+};
+constexpr std::array<Magic, 3> kMagics = {{
+    {"\x1f\x8b", 0xff, Form::gzip},
+    {"\x28\xb5\x2f\xfd", 0xff, Form::zstd},
+    {"\x50\x2a\x4d\x18", 0xf0, Form::zstd},  // zstd frames may begin with user data
+}};
+
+bool begins_alike(std::string_view first, const Magic& magic) {
+  for (std::size_t i = 0; i < std::min(first.size(), magic.bytes.size()); ++i) {
+    const unsigned difference = static_cast<unsigned char>(first[i] ^ magic.bytes[i]);
+    if ((difference & (i == 0 ? magic.first_mask : 0xffu)) != 0) return false;
+  }
+  return true;
+}
+
+// Undecided: more bytes are needed to tell.
+Form form_of(std::string_view first) {
+  for (const Magic& magic : kMagics)
+    if (begins_alike(first, magic))
+      return first.size() < magic.bytes.size() ? Form::undecided : magic.form;
+  return Form::text;
+}
+
 // The file as stored. Its first bytes can be looked at before they are read.
 class StoredFile final : public ByteSource {
  public:
@@ -50,13 +81,11 @@ class StoredFile final : public ByteSource {
     if (fd_ != STDIN_FILENO) ::close(fd_);
   }
 
-  std::string_view peek(std::size_t count) {
-    while (peeked_.size() < count) {
-      char byte = 0;
-      if (read_raw({&byte, 1}) == 0) break;
-      peeked_ += byte;
-    }
-    return peeked_;
+  // Looks at no byte more than it needs: somebody who types waits for the answer to a short line.
+  Form form() {
+    char byte = 0;
+    while (form_of(peeked_) == Form::undecided && read_raw({&byte, 1}) > 0) peeked_ += byte;
+    return form_of(peeked_);
   }
 
   std::size_t read(std::span<char> out) override {
@@ -189,28 +218,17 @@ class ZstdSource final : public ByteSource {
   bool inside_ = true;  // a frame has begun and not ended
 };
 
-enum class Form { text, gzip, zstd };
-
-Form form_of(std::string_view first) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(first[i]); };
-  if (first.size() >= 2 && byte(0) == 0x1f && byte(1) == 0x8b) return Form::gzip;
-  if (first.size() < 4) return Form::text;
-  if (byte(0) == 0x28 && byte(1) == 0xb5 && byte(2) == 0x2f && byte(3) == 0xfd) return Form::zstd;
-  const bool skippable = (byte(0) & 0xf0u) == 0x50 && byte(1) == 0x2a && byte(2) == 0x4d &&
-                         byte(3) == 0x18;  // zstd frames may begin with user data
-  return skippable ? Form::zstd : Form::text;
-}
-
 }  // namespace
 
 std::unique_ptr<ByteSource> open_bytes(const fs::path& path, std::uint64_t begin) {
   auto file = std::make_unique<StoredFile>(path, begin);
   if (begin > 0) return file;
-  switch (form_of(file->peek(4))) {
+  switch (file->form()) {
     case Form::gzip:
       return std::make_unique<GzipSource>(std::move(file));
     case Form::zstd:
       return std::make_unique<ZstdSource>(std::move(file));
+    case Form::undecided:
     case Form::text:
       break;
   }
@@ -220,7 +238,8 @@ std::unique_ptr<ByteSource> open_bytes(const fs::path& path, std::uint64_t begin
 bool is_seekable_text(const fs::path& path) {
   std::error_code error;
   if (path == "-" || !fs::is_regular_file(path, error)) return false;
-  return form_of(StoredFile(path, 0).peek(4)) == Form::text;
+  const Form form = StoredFile(path, 0).form();
+  return form == Form::text || form == Form::undecided;
 }
 
 }  // namespace demist::data

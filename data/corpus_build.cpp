@@ -102,7 +102,7 @@ std::string share_text(double share) {
 
 std::string counts_text(const SkipCounts& skipped) {
   return std::to_string(skipped.invalid_utf8) + " not UTF-8, " + std::to_string(skipped.bad_json) +
-         " bad JSON";
+         " bad JSON, " + std::to_string(skipped.too_long) + " too long";
 }
 
 // Documents that hold something, good or not: whether one is empty depends on the layout of the
@@ -175,6 +175,7 @@ std::string to_text(const CorpusSummary& summary) {
                         {"kept_ranges", summary.kept_ranges},
                         {"invalid_utf8", skipped.invalid_utf8},
                         {"bad_json", skipped.bad_json},
+                        {"too_long", skipped.too_long},
                         {"empty", skipped.empty},
                         {"first", skipped.first},
                         {"already_done", summary.already_done}}
@@ -192,6 +193,7 @@ CorpusSummary summary_of(const std::string& text) {
   json.at("kept_ranges").get_to(summary.kept_ranges);
   json.at("invalid_utf8").get_to(summary.skipped.invalid_utf8);
   json.at("bad_json").get_to(summary.skipped.bad_json);
+  json.at("too_long").get_to(summary.skipped.too_long);
   json.at("empty").get_to(summary.skipped.empty);
   json.at("first").get_to(summary.skipped.first);
   json.at("already_done").get_to(summary.already_done);

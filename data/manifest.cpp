@@ -24,6 +24,7 @@ std::string text_of(const Json& json, int indent) {
 Json json_of(const SkipCounts& skipped) {
   return {{"invalid_utf8", skipped.invalid_utf8},
           {"bad_json", skipped.bad_json},
+          {"too_long", skipped.too_long},
           {"empty", skipped.empty}};
 }
 
@@ -31,6 +32,7 @@ SkipCounts skips_of(const Json& json) {
   SkipCounts skipped;
   skipped.invalid_utf8 = json.at("invalid_utf8").get<std::uint64_t>();
   skipped.bad_json = json.at("bad_json").get<std::uint64_t>();
+  skipped.too_long = json.value("too_long", std::uint64_t{0});  // older corpora lack it
   skipped.empty = json.at("empty").get<std::uint64_t>();
   return skipped;
 }

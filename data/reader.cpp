@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "core/error.hpp"
@@ -13,6 +14,7 @@ namespace demist::data {
 void SkipCounts::add(const SkipCounts& later) {
   invalid_utf8 += later.invalid_utf8;
   bad_json += later.bad_json;
+  too_long += later.too_long;
   empty += later.empty;
   if (first.empty()) first = later.first;
 }
@@ -23,11 +25,45 @@ struct LineReader::Impl {
   std::vector<char> buffer;
   std::size_t position = 0, filled = 0;  // of the buffer
   std::uint64_t line_begin = 0, next_begin = 0;
+  std::uint64_t lines = 0;  // begun
+  bool line_ended = true;   // the last line's newline was taken
+  bool at_end = false;
 
-  bool refill() {
-    position = 0;
-    filled = source->read(buffer);
-    return filled > 0;
+  void begin_line() {
+    line_begin = next_begin;
+    line_ended = false;
+    ++lines;
+  }
+  // What is at hand of the line, without its newline; nothing at its end.
+  std::optional<std::string_view> take() {
+    if (line_ended || at_end) return std::nullopt;
+    if (position == filled) {
+      position = 0;
+      filled = source->read(buffer);
+      at_end = filled == 0;  // a terminal could be asked for more
+      if (at_end) return std::nullopt;
+    }
+    const char* begin = buffer.data() + position;
+    const std::size_t available = filled - position;
+    const auto* newline = static_cast<const char*>(std::memchr(begin, '\n', available));
+    line_ended = newline != nullptr;
+    const std::size_t length = line_ended ? static_cast<std::size_t>(newline - begin) : available;
+    position += length + (line_ended ? 1 : 0);
+    next_begin += length + (line_ended ? 1 : 0);
+    return std::string_view(begin, length);
+  }
+  // Stops inside a line that is too long.
+  Found read(std::size_t longest, std::string& line) {
+    begin_line();
+    line.clear();
+    while (const auto part = take()) {
+      if (part->size() > longest - line.size()) return Found::too_long;
+      line += *part;
+    }
+    if (line.empty() && !line_ended) return Found::end;
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line_begin == 0 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+    return Found::line;
   }
 };
 
@@ -46,25 +82,24 @@ std::uint64_t LineReader::line_begin() const { return impl_->line_begin; }
 std::uint64_t LineReader::bytes_read() const { return impl_->source->bytes_read(); }
 const std::string& LineReader::name() const { return impl_->name; }
 
+LineReader::Found LineReader::next_within(std::size_t longest, std::string& line) {
+  const Found found = impl_->read(longest, line);
+  while (impl_->take()) continue;
+  return found;
+}
+
 bool LineReader::next(std::string& line) {
-  Impl& in = *impl_;
-  line.clear();
-  in.line_begin = in.next_begin;
-  bool ended = false;
-  while (!ended && (in.position < in.filled || in.refill())) {
-    const char* begin = in.buffer.data() + in.position;
-    const std::size_t available = in.filled - in.position;
-    const auto* newline = static_cast<const char*>(std::memchr(begin, '\n', available));
-    ended = newline != nullptr;
-    const std::size_t length = ended ? static_cast<std::size_t>(newline - begin) : available;
-    line.append(begin, length);
-    in.position += length + (ended ? 1 : 0);
-  }
-  in.next_begin += line.size() + (ended ? 1 : 0);
-  if (!ended && line.empty()) return false;
-  if (!line.empty() && line.back() == '\r') line.pop_back();
-  if (in.line_begin == 0 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
-  return true;
+  const Found found = impl_->read(kLongestText, line);
+  if (found == Found::too_long)
+    throw DataError(name() + ":" + std::to_string(impl_->lines) + ": longer than " +
+                    std::to_string(kLongestText) + " bytes; break the line, or leave it out");
+  return found == Found::line;
+}
+
+bool LineReader::skip_line(std::uint64_t end) {
+  impl_->begin_line();
+  while (impl_->next_begin < end && impl_->take()) continue;
+  return impl_->line_ended && impl_->next_begin < end;
 }
 
 namespace {
@@ -124,6 +159,9 @@ class Gate {
     skip(skipped_.bad_json, offset, why);
   }
   void invalid_utf8(std::uint64_t offset) { skip(skipped_.invalid_utf8, offset, "not UTF-8"); }
+  void too_long(std::uint64_t offset, const std::string& why) {
+    skip(skipped_.too_long, offset, why);
+  }
 
  private:
   void skip(std::uint64_t& count, std::uint64_t offset, const std::string& why) {
@@ -138,37 +176,57 @@ class Gate {
 };
 
 // `in_the_middle`: the reader stands three bytes before range.begin, enough to see whether the line
-// before the first whole one is empty; what it reads first is the tail of a line.
-void read_plain(LineReader& reader, ByteRange range, bool in_the_middle, Gate& gate) {
+// before the first whole one is empty; what comes first is the tail of a line.
+void read_plain(LineReader& reader, ByteRange range, bool in_the_middle, std::size_t longest,
+                Gate& gate) {
+  if (in_the_middle && !reader.skip_line(range.end)) return;
   std::string line, document;
-  bool inside = in_the_middle && reader.next(line);  // a document
-  bool owned = false;                                // it begins in the range
+  bool inside = in_the_middle;  // a document
+  bool owned = false;           // it begins in the range
+  bool fits = true;             // so far
   std::uint64_t begin = 0;
-  while (reader.next(line)) {
-    if (line.empty()) {
-      if (owned) gate.give(document, begin);
-      inside = owned = false;
+  const auto finish = [&] {
+    if (owned && fits)
+      gate.give(document, begin);
+    else if (owned)
+      gate.too_long(begin, "longer than " + std::to_string(longest) + " bytes to its empty line");
+    inside = owned = false;
+  };
+  for (;;) {
+    const auto found = reader.next_within(longest, line);
+    if (found == LineReader::Found::end) return finish();
+    if (found == LineReader::Found::line && line.empty()) {
+      finish();
       continue;
     }
     if (!inside) {
       begin = reader.line_begin();
       owned = begin >= range.begin && begin < range.end;
-      inside = true;
+      inside = fits = true;
       document.clear();
     }
     if (!owned && reader.line_begin() >= range.end) return;
     if (!owned) continue;
-    if (!document.empty()) document += '\n';
-    document += line;
+    const std::size_t newline = document.empty() ? 0 : 1;
+    fits = fits && found == LineReader::Found::line &&
+           document.size() + newline + line.size() <= longest;
+    if (fits) document.append(newline, '\n').append(line);
   }
-  if (owned) gate.give(document, begin);
 }
 
-void read_jsonl(LineReader& reader, ByteRange range, const std::string& field, Gate& gate) {
-  for (std::string line; reader.next(line);) {
+void read_jsonl(LineReader& reader, ByteRange range, bool in_the_middle,
+                const DocumentFormat& format, Gate& gate) {
+  if (in_the_middle && !reader.skip_line(range.end)) return;
+  for (std::string line;;) {
+    const auto found = reader.next_within(format.longest, line);
     const std::uint64_t begin = reader.line_begin();
-    if (begin >= range.end) return;
-    if (begin < range.begin || line.empty()) continue;
+    if (found == LineReader::Found::end || begin >= range.end) return;
+    if (begin < range.begin) continue;
+    if (found == LineReader::Found::too_long) {
+      gate.too_long(begin, "longer than " + std::to_string(format.longest) + " bytes");
+      continue;
+    }
+    if (line.empty()) continue;
     if (!is_valid_utf8(line)) {
       gate.invalid_utf8(begin);
       continue;
@@ -178,9 +236,9 @@ void read_jsonl(LineReader& reader, ByteRange range, const std::string& field, G
       gate.bad_json(begin, "not a JSON object");
       continue;
     }
-    const auto value = object.find(field);
+    const auto value = object.find(format.json_field);
     if (value == object.end() || !value->is_string())
-      gate.bad_json(begin, "no text field \"" + field + "\"");
+      gate.bad_json(begin, "no text field \"" + format.json_field + "\"");
     else
       gate.give(value->get_ref<const std::string&>(), begin);
   }
@@ -192,9 +250,9 @@ void read_documents(LineReader& reader, const DocumentFormat& format, SkipCounts
                     const DocumentSink& sink) {
   Gate gate(reader, skipped, sink);
   if (format.format == TextFormat::plain)
-    read_plain(reader, {}, false, gate);
+    read_plain(reader, {}, false, format.longest, gate);
   else
-    read_jsonl(reader, {}, format.json_field, gate);
+    read_jsonl(reader, {}, false, format, gate);
 }
 
 void read_documents(const std::filesystem::path& path, ByteRange range,
@@ -204,9 +262,9 @@ void read_documents(const std::filesystem::path& path, ByteRange range,
   LineReader reader(path, start);
   Gate gate(reader, skipped, sink);
   if (format.format == TextFormat::plain)
-    read_plain(reader, range, start > 0, gate);
+    read_plain(reader, range, start > 0, format.longest, gate);
   else
-    read_jsonl(reader, range, format.json_field, gate);
+    read_jsonl(reader, range, start > 0, format, gate);
 }
 
 }  // namespace demist::data

@@ -103,10 +103,14 @@ TokenizerTrainingSummary for_each_sentence(const TokenizerTraining& training,
   TokenizerTrainingSummary summary;
   for (const fs::path& path : training.inputs) {
     LineReader reader(path);
-    for (std::string line; reader.next(line);) {
-      if (line.empty()) continue;
+    std::string line;
+    for (;;) {
+      const auto found = reader.next_within(kLongestText, line);
+      if (found == LineReader::Found::end) break;
+      const bool endless = found == LineReader::Found::too_long;
+      if (line.empty() && !endless) continue;
       ++summary.lines;
-      if (line.size() > kLongestSentence) {
+      if (endless || line.size() > kLongestSentence) {
         ++summary.too_long;
       } else if (!is_valid_utf8(line)) {
         ++summary.invalid_utf8;

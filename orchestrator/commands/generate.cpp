@@ -3,7 +3,6 @@
 
 #include <cstdio>
 #include <functional>
-#include <iostream>
 
 #include "core/error.hpp"
 #include "core/log.hpp"
@@ -26,12 +25,9 @@ bool reads_stdin(const Options& options) {
 
 void each_prompt(const Options& options, const PromptSink& sink) {
   for (std::size_t i = 1; i < options.positionals().size(); ++i) sink(options.positionals()[i]);
-  std::string line;
-  if (reads_stdin(options)) {  // perhaps somebody types: answers may not wait for a full buffer
-    while (std::getline(std::cin, line)) sink(line);
-  } else if (const auto file = options.find("file")) {
-    for (data::LineReader reader(*file); reader.next(line);) sink(line);
-  }
+  if (options.positionals().size() > 1 && !options.has("file")) return;
+  data::LineReader input(options.get("file", "-"));
+  for (std::string line; input.next(line);) sink(line);
 }
 
 // One state of the canvas as text. The tokenizer shows a masked position as "<mask>"; a light block

@@ -3,7 +3,6 @@
 
 #include <charconv>
 #include <cstdio>
-#include <iostream>
 #include <sstream>
 
 #include "core/error.hpp"
@@ -41,8 +40,9 @@ int train_model(const Arguments& arguments, const mpi::Comm&) {
 template <class Each>
 void for_each_text(const std::vector<std::string>& given, const Each& each) {
   for (const std::string& text : given) each(text);
-  std::string line;
-  while (given.empty() && std::getline(std::cin, line)) each(line);
+  if (!given.empty()) return;
+  data::LineReader input("-");
+  for (std::string line; input.next(line);) each(line);
 }
 
 int encode(const Arguments& arguments, const mpi::Comm&) {

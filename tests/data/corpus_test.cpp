@@ -11,9 +11,11 @@
 #include <thread>
 
 #include "core/h5.hpp"
+#include "core/seal.hpp"
 #include "data/describe.hpp"
 #include "data/manifest.hpp"
 #include "tests/data/text_fixture.hpp"
+#include "tests/support/compressed.hpp"
 
 namespace demist::data {
 namespace {
@@ -156,12 +158,33 @@ TEST_F(CorpusTest, TooMuchInvalidTextStopsTheBuildWhichThenGoesOn) {
   testing::internal::CaptureStderr();
   const CorpusSummary summary = run();
   const std::string said = testing::internal::GetCapturedStderr();
-  EXPECT_NE(said.find("left out 1 of 201 documents (1 not UTF-8, 0 bad JSON); first: "),
+  EXPECT_NE(said.find("left out 1 of 201 documents (1 not UTF-8, 0 bad JSON, 0 too long); first: "),
             std::string::npos)
       << said;
   EXPECT_EQ(summary.skipped.invalid_utf8, 1u);
   EXPECT_EQ(summary.documents, 200u);
   EXPECT_GT(summary.kept_ranges, 3u);
+}
+
+TEST_F(CorpusTest, ALineThatExpandsToTooMuchIsLeftOut) {
+  const std::string json =
+      "{\"text\": \"bado kilu\"}\n{\"text\": \"" + std::string(kLongestText, 'x') + "\"}\n";
+  add_input("a.jsonl.gz", test::gzipped(json), "en", {TextFormat::jsonl, "text"});
+  EXPECT_LT(fs::file_size(folder_ / "a.jsonl.gz"), 100'000u);
+  build_.max_invalid_fraction = 0.4;
+  const std::string message = failure();
+  EXPECT_NE(message.find("1 of 2 documents cannot be used (0 not UTF-8, 0 bad JSON, 1 too long)"),
+            std::string::npos)
+      << message;
+  EXPECT_NE(message.find("document at byte 22: longer than 16777216 bytes"), std::string::npos);
+  build_.max_invalid_fraction = 0.5;
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(run().skipped.too_long, 1u);
+  testing::internal::GetCapturedStderr();
+  const fs::path file = build_.output / kManifestName;
+  const Manifest manifest = parse_manifest(read_file(file), file);
+  EXPECT_EQ(manifest.inputs.at(0).skipped.too_long, 1u);
+  EXPECT_EQ(run().skipped.too_long, 1u);  // as it is read from the manifest
 }
 
 TEST_F(CorpusTest, EmptyDocumentsAreNotAmongThoseLeftOut) {
@@ -247,6 +270,21 @@ TEST_F(CorpusTest, DamageIsFoundAndNamed) {
   EXPECT_NE(verified().find("holds no corpus"), std::string::npos);
   fs::create_directory(build_.output / kStateFolder);  // what a build under way has
   EXPECT_NE(verified().find("not a finished corpus"), std::string::npos);
+}
+
+TEST(Manifests, OfOlderBuildsCountNoLongDocuments) {
+  Manifest manifest{.name = "n",
+                    .tokenizer_hash = "",
+                    .vocab_size = 300,
+                    .languages = {"en"},
+                    .inputs = {{"a.txt", "en", "plain", 70, 0, {1, 2, 0, 4, ""}}},
+                    .shards = {}};
+  std::string text = unsealed(to_json(manifest)).value();
+  const std::size_t at = text.find("\"too_long\"");
+  text.erase(at, text.find("\"empty\"") - at);
+  const SkipCounts read = parse_manifest(sealed(text), "corpus.json").inputs.at(0).skipped;
+  EXPECT_EQ(read.invalid(), 3u);
+  EXPECT_EQ(read.empty, 4u);
 }
 
 TEST_F(CorpusTest, EveryFlippedByteOfTheManifestIsFound) {

@@ -2,7 +2,10 @@
 #include "data/reader.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <array>
 #include <vector>
 
 #include "tests/data/text_fixture.hpp"
@@ -152,6 +155,91 @@ TEST_F(ReaderTest, Utf8FollowsRfc3629) {
     EXPECT_FALSE(is_valid_utf8(bad)) << testing::PrintToString(bad);
 }
 
+TEST_F(ReaderTest, AShortLineIsReadBeforeMoreIsTyped) {
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe(pipe.data()), 0);
+  for (const std::string line : {"P", "(", "", "\x1f"}) {  // most may begin a compressed stream
+    ASSERT_EQ(::write(pipe[1], (line + "\n").data(), line.size() + 1),
+              static_cast<ssize_t>(line.size() + 1));
+    LineReader reader("/proc/self/fd/" + std::to_string(pipe[0]));
+    std::string read;
+    EXPECT_TRUE(reader.next(read));
+    EXPECT_EQ(read, line);
+  }
+  ::close(pipe[0]);
+  ::close(pipe[1]);
+}
+
+TEST_F(ReaderTest, ALineThatIsTooLongIsAnErrorWithItsPlace) {
+  const std::string longest(kLongestText, 'x');
+  EXPECT_EQ(lines_of("a\n" + longest + "\nb"), (Strings{"a", longest, "b"}));
+  for (const auto& stored : {"a\n" + longest + "x\nb", gzipped("a\n" + longest + "xx"),
+                             zstandard("a\n" + longest + "x")})
+    EXPECT_NE(test::message_of([&] {
+                lines_of(stored);
+              }).find(path_.string() + ":2: longer than 16777216 bytes; break the line"),
+              std::string::npos);
+}
+
+TEST_F(ReaderTest, DocumentsThatAreTooLongAreCounted) {
+  const DocumentFormat plain{TextFormat::plain, "text", 5};
+  const std::string text = "12345\n\n123\n4\n\n123\n45\n6\n\n\xFF 3456\n7\n\n8\n\n123456";
+  for (const std::string& stored : {text, gzipped(text), zstandard(text)}) {
+    skipped_ = {};
+    EXPECT_EQ(documents_of(stored, plain), (Strings{"12345", "123\n4", "8"}));
+    EXPECT_EQ(skipped_.too_long, 3u);
+    EXPECT_EQ(skipped_.invalid(), 3u);
+    EXPECT_NE(skipped_.first.find("document at byte 14: longer than 5 bytes to its empty line"),
+              std::string::npos)
+        << skipped_.first;
+  }
+  skipped_ = {};
+  const std::string lines = R"({"t":"a"})" + std::string("\n") + R"({"t":"ab"})" + "\n[1234567890";
+  EXPECT_EQ(documents_of(lines, {TextFormat::jsonl, "t", 9}), Strings{"a"});
+  EXPECT_EQ(skipped_.too_long, 2u);
+  EXPECT_NE(skipped_.first.find("document at byte 10: longer than 9 bytes"), std::string::npos);
+}
+
+TEST_F(ReaderTest, AnEndlessLineFillsNoMemory) {
+  constexpr int members = 32;
+  const std::string member = gzipped(std::string(16u << 20, 'x'));
+  std::string bomb = gzipped("{}\n");
+  for (int i = 0; i < members; ++i) bomb += member;  // 512 MiB in half a MiB
+  test::write_text(path_, bomb);
+  const auto peak_mib = [] {
+    struct rusage usage {};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss / 1024;
+  };
+  const auto before = peak_mib();
+  for (const TextFormat format : {TextFormat::plain, TextFormat::jsonl}) {
+    LineReader reader(path_);
+    read_documents(reader, {format, "text"}, skipped_, [](const Document&) {});
+  }
+  EXPECT_THROW(lines(), DataError);
+  EXPECT_EQ(skipped_.too_long, 2u);
+  EXPECT_LT(peak_mib() - before, 200);
+}
+
+// One from a pipe may never end.
+TEST_F(ReaderTest, ALineThatIsAnErrorIsNotReadToItsEnd) {
+  test::write_text(path_, "");
+  fs::resize_file(path_, 4 * kLongestText);  // zeros
+  LineReader reader(path_);
+  std::string line;
+  EXPECT_THROW(reader.next(line), DataError);
+  EXPECT_LT(reader.bytes_read(), 2 * kLongestText);
+}
+
+// Else every range of a file that is one line would read it to the end.
+TEST_F(ReaderTest, ARangeInsideALineReadsNoFurtherThanItself) {
+  test::write_text(path_, "a\n");
+  fs::resize_file(path_, 64u << 20);  // zeros
+  LineReader reader(path_, 1000);
+  EXPECT_FALSE(reader.skip_line(2000));
+  EXPECT_LT(reader.bytes_read(), 1u << 20);
+}
+
 // Every way to cut a file into ranges gives every document once, in order.
 TEST_F(ReaderTest, RangesOwnTheDocumentsThatBeginInThem) {
   const std::string plain =
@@ -159,17 +247,27 @@ TEST_F(ReaderTest, RangesOwnTheDocumentsThatBeginInThem) {
       "a\nb\n\n\nccc\n\r\ndd\r\nee\r\n\r\n\n\nf\n\ng";
   const std::string after_a_mark = "\xEF\xBB\xBF\na\n\nb\n\nc";
   const std::string json = "{\"text\":\"a\"}\n\n{\"text\":\"b\"}\r\n{\"text\":\"c\"}";
+  const std::string with_long_ones =
+      "a\nlonger than all\nbb\n\nccccc\ndd\n\nlonger than all\n\n\r\nf\n\nlonger than all";
+  const std::string long_json = json + "\n{\"text\":\"too long\"}\n{\"text\":\"d\"}";
+  const DocumentFormat lines{TextFormat::jsonl, "text", 13}, short_documents{{}, "text", 8};
   for (const auto& [content, format] :
-       {std::pair{plain, TextFormat::plain}, std::pair{after_a_mark, TextFormat::plain},
-        std::pair{json, TextFormat::jsonl}}) {
-    const Strings whole = documents_of(content, {format, "text"});
-    ASSERT_GE(whole.size(), 3u);
+       {std::pair{plain, DocumentFormat{}}, std::pair{after_a_mark, DocumentFormat{}},
+        std::pair{with_long_ones, short_documents}, std::pair{json, lines},
+        std::pair{long_json, lines}}) {
+    skipped_ = {};
+    const Strings whole = documents_of(content, format);
+    const SkipCounts all = skipped_;
+    ASSERT_GE(whole.size() + all.too_long, 3u);
     for (std::uint64_t width = 1; width <= content.size(); ++width) {
       Strings parts;
+      skipped_ = {};
       for (std::uint64_t begin = 0; begin < content.size(); begin += width)
-        read_documents(path_, {begin, begin + width}, {format, "text"}, skipped_,
+        read_documents(path_, {begin, begin + width}, format, skipped_,
                        [&](const Document& document) { parts.emplace_back(document.text); });
       EXPECT_EQ(parts, whole) << "ranges of " << width;
+      EXPECT_EQ(skipped_.too_long, all.too_long) << "ranges of " << width;
+      EXPECT_EQ(skipped_.first, all.first) << "ranges of " << width;
     }
   }
 }

@@ -98,12 +98,11 @@ TEST_F(SourceFiles, ReadsATaskAndReportsItsLines) {
   EXPECT_EQ(task.examples[0].prompt, tokenizer.encode("Say: one two"));
   EXPECT_EQ(task.examples[1].response, tokenizer.encode("seven"));
 
-  test::write_text(file.path, "one\ttwo\ttrain\nbroken\n");
-  try {
-    read_task(file, "train", tokenizer, 64);
-    ADD_FAILURE() << "no error";
-  } catch (const DataError& error) {
-    EXPECT_NE(std::string(error.what()).find("pairs.tsv:2: "), std::string::npos) << error.what();
+  for (const std::string& second : {std::string("broken"), std::string(kLongestText + 1, 'x')}) {
+    test::write_text(file.path, "one\ttwo\ttrain\n" + second + "\n");
+    EXPECT_NE(
+        test::message_of([&] { read_task(file, "train", tokenizer, 64); }).find("pairs.tsv:2: "),
+        std::string::npos);
   }
 }
 

@@ -13,6 +13,7 @@ import tempfile
 
 from run import expect
 
+LONGEST_LINE = 16 << 20  # kLongestText of data/reader.hpp
 STAGES = ("tokenizer", "corpus", "pretrain", "adapt", "score")
 
 
@@ -71,6 +72,14 @@ def generate(demist, folder):
     prompts.write_bytes(b"send money\n\xff\xfe\n")
     refused = demist("generate", folder, "--file", prompts, "--length", 6, code=3).stderr
     expect("prompt 2 is not valid UTF-8" in refused, refused)
+    prompts.write_bytes(gzip.compress(b"send money\n" + bytes(LONGEST_LINE + 1)))
+    refused = demist("generate", folder, "--file", prompts, "--length", 6, code=3).stderr
+    expect(f"{prompts}:2: longer than {LONGEST_LINE} bytes" in refused, refused)
+    model = folder / "tokenizer.model"
+    ids = demist("tokenizer", "encode", model, "send money").stdout
+    expect(demist("tokenizer", "encode", model, text="send money\n").stdout == ids, "lines are read as something else")
+    refused = demist("tokenizer", "encode", model, text="a\n" + "b" * (LONGEST_LINE + 1), code=3).stderr
+    expect(f"standard input:2: longer than {LONGEST_LINE} bytes" in refused, refused)
     shown = demist("generate", folder, "send money", "--length", 6, "--steps", 3, "--show-steps")
     drawn = shown.stderr.strip("\n").split("\n")
     expect(len(drawn) == 3 and [line.split()[0] for line in drawn] == ["1", "2", "3"], shown.stderr)

@@ -119,6 +119,8 @@ void texts(Folder folder) {
   folder.add(as_plain + plain);
   folder.add(as_plain + "\xef\xbb\xbf" + plain);
   folder.add(as_json + json);
+  folder.add("\x0e\x03" + plain);  // no document of more than 3 bytes
+  folder.add("\x53\x07" + json);   // no line of more than 20
   folder.add(as_plain + test::gzipped(plain));
   folder.add(as_json + test::gzipped(json) + test::gzipped(json));
   folder.add(as_json + test::zstandard(json));
