@@ -16,6 +16,20 @@ using Json = nlohmann::ordered_json;  // fields keep the order of this file: byt
 constexpr const char* kFormat = "demist.corpus";
 constexpr int kVersion = 1;
 
+constexpr std::uint64_t kMost = std::uint64_t{1} << 50;
+
+struct Damage {
+  std::string what;
+};
+
+// JSON's other numbers would be converted silently.
+std::uint64_t count_of(const Json& json, const char* name) {
+  const Json& value = json.at(name);
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMost)
+    throw Damage{std::string(name) + " is not an integer in [0, " + std::to_string(kMost) + "]"};
+  return value.get<std::uint64_t>();
+}
+
 // File names need not be UTF-8; JSON must be.
 std::string text_of(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
@@ -30,10 +44,11 @@ Json json_of(const SkipCounts& skipped) {
 
 SkipCounts skips_of(const Json& json) {
   SkipCounts skipped;
-  skipped.invalid_utf8 = json.at("invalid_utf8").get<std::uint64_t>();
-  skipped.bad_json = json.at("bad_json").get<std::uint64_t>();
-  skipped.too_long = json.value("too_long", std::uint64_t{0});  // older corpora lack it
-  skipped.empty = json.at("empty").get<std::uint64_t>();
+  skipped.invalid_utf8 = count_of(json, "invalid_utf8");
+  skipped.bad_json = count_of(json, "bad_json");
+  if (json.contains("too_long"))
+    skipped.too_long = count_of(json, "too_long");  // older ones lack it
+  skipped.empty = count_of(json, "empty");
   return skipped;
 }
 
@@ -52,9 +67,9 @@ std::vector<ManifestShard> shards_of(const Json& list) {
   std::vector<ManifestShard> shards;
   for (const Json& entry : list)
     shards.push_back({.file = entry.at("file").get<std::string>(),
-                      .bytes = entry.at("bytes").get<std::uint64_t>(),
-                      .tokens = entry.at("n_tokens").get<std::uint64_t>(),
-                      .documents = entry.at("n_docs").get<std::uint64_t>(),
+                      .bytes = count_of(entry, "bytes"),
+                      .tokens = count_of(entry, "n_tokens"),
+                      .documents = count_of(entry, "n_docs"),
                       .hash = entry.at("hash").get<std::string>()});
   return shards;
 }
@@ -71,11 +86,16 @@ void require_plain_names(const std::vector<ManifestShard>& shards,
 
 template <class Result, class Read>
 Result parse(const std::string& text, const std::filesystem::path& path, const Read& read) {
+  const auto damaged = [&](const std::string& what) {
+    return DataError(path.string() + ": damaged: " + what +
+                     "; restore it or remove it and build the corpus again");
+  };
   try {
     return read(Json::parse(text));
   } catch (const Json::exception& error) {
-    throw DataError(path.string() + ": damaged: " + error.what() +
-                    "; restore it or remove it and build the corpus again");
+    throw damaged(error.what());
+  } catch (const Damage& damage) {
+    throw damaged(damage.what);
   }
 }
 
@@ -129,18 +149,19 @@ Manifest parse_manifest(const std::string& text, const std::filesystem::path& pa
     Manifest manifest;
     manifest.name = json.at("name").get<std::string>();
     manifest.tokenizer_hash = json.at("tokenizer_sha256").get<std::string>();
-    manifest.vocab_size = json.at("vocab_size").get<std::int64_t>();
+    manifest.vocab_size = static_cast<std::int64_t>(count_of(json, "vocab_size"));
     manifest.languages = json.at("languages").get<std::vector<std::string>>();
     for (const Json& entry : json.at("inputs"))
       manifest.inputs.push_back({.name = entry.at("name").get<std::string>(),
                                  .language = entry.at("language").get<std::string>(),
                                  .format = entry.at("format").get<std::string>(),
-                                 .bytes = entry.at("bytes").get<std::uint64_t>(),
-                                 .documents = entry.at("n_docs").get<std::uint64_t>(),
+                                 .bytes = count_of(entry, "bytes"),
+                                 .documents = count_of(entry, "n_docs"),
                                  .skipped = skips_of(entry.at("skipped"))});
     manifest.shards = shards_of(json.at("shards"));
     require_plain_names(manifest.shards, path);
-    if (json.at("n_tokens") != manifest.tokens() || json.at("n_docs") != manifest.documents())
+    if (count_of(json, "n_tokens") != manifest.tokens() ||
+        count_of(json, "n_docs") != manifest.documents())
       throw DataError(path.string() + ": its totals differ from the sums over its shards; delete " +
                       path.parent_path().string() + " and build the corpus again");
     return manifest;
@@ -163,9 +184,9 @@ RangeResult parse_range_result(const std::string& text, const std::filesystem::p
   return parse<RangeResult>(text, path, [&](const Json& json) {
     RangeResult result;
     result.build_id = json.at("build_id").get<std::string>();
-    result.range = json.at("range").get<std::uint64_t>();
-    result.input = json.at("input").get<std::uint64_t>();
-    result.input_bytes = json.at("input_bytes").get<std::uint64_t>();
+    result.range = count_of(json, "range");
+    result.input = count_of(json, "input");
+    result.input_bytes = count_of(json, "input_bytes");
     result.skipped = skips_of(json.at("skipped"));
     result.skipped.first = json.at("first_skipped").get<std::string>();
     result.shards = shards_of(json.at("shards"));

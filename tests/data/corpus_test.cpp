@@ -272,6 +272,28 @@ TEST_F(CorpusTest, DamageIsFoundAndNamed) {
   EXPECT_NE(verified().find("not a finished corpus"), std::string::npos);
 }
 
+// JSON's numbers that are no counts were taken for huge ones.
+TEST(Manifests, CountsAreIntegersInARange) {
+  Manifest manifest{.name = "n",
+                    .tokenizer_hash = "",
+                    .vocab_size = 300,
+                    .languages = {"en"},
+                    .inputs = {},
+                    .shards = {{"shard-000000-0000.h5", 4096, 7, 1, ""}}};
+  const std::string whole = unsealed(to_json(manifest)).value();
+  for (const std::string number :
+       {"-1", "-7", "7.0", "0.5", "1e99", "18446744073709551615", "\"7\"", "null", "[7]"}) {
+    std::string text = whole;
+    for (std::size_t at = 0; (at = text.find("\"n_tokens\": 7", at)) != std::string::npos;)
+      text.replace(at, 13, "\"n_tokens\": " + number), at += 13;
+    EXPECT_NE(test::message_of([&] {
+                (void)parse_manifest(sealed(text), "here/corpus.json");
+              }).find("here/corpus.json: damaged: n_tokens is not an integer in [0, "),
+              std::string::npos)
+        << number;
+  }
+}
+
 TEST(Manifests, OfOlderBuildsCountNoLongDocuments) {
   Manifest manifest{.name = "n",
                     .tokenizer_hash = "",

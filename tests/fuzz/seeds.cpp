@@ -5,6 +5,7 @@
 
 #include "configs/recipe.pb.h"
 #include "core/file.hpp"
+#include "data/manifest.hpp"
 #include "orchestrator/config_text.hpp"
 #include "orchestrator/control_wire.hpp"
 #include "tests/support/compressed.hpp"
@@ -82,6 +83,28 @@ void checkpoints(Folder folder) {
                 "\\\"held_out_loss\\\":"});
 }
 
+void corpora(Folder folder) {
+  using namespace data;
+  Manifest manifest{.name = "notes",
+                    .tokenizer_hash = "a",
+                    .vocab_size = 302,
+                    .languages = {"de", "en"},
+                    .inputs = {{"a.txt", "en", "plain", 70, 3, {}}},
+                    .shards = {{"shard-000000-0000.h5", 4096, 5, 1, "b"},
+                               {"shard-000000-0001.h5", 4096, 9, 2, "c"}}};
+  const std::string text = to_json(manifest);
+  folder.add(text.substr(0, text.rfind(",\"xxh3\"")));  // without its seal
+  manifest.inputs.push_back({"b.jsonl", "de", "jsonl", 90, 0, {1, 2, 3, 4, ""}});
+  manifest.shards.pop_back();
+  const std::string other = to_json(manifest);
+  folder.add(other.substr(0, other.rfind(",\"xxh3\"")));
+  folder.add(text);
+  folder.add(to_json(RangeResult{"id", 1, 0, 70, {1, 0, 1, 0, "a.txt: first"}, manifest.shards}));
+  folder.words({"\\\"file\\\":", "\\\"too_long\\\":", "\\\"n_tokens\\\":", "\\\"../x\\\"",
+                "\\\"\\\"", "\\\"a\\\\u0000b\\\"", "[[[[[[[[", "null", "true", "{}", "-1", "1e99",
+                "0.5", "1125899906842624", "18446744073709551615"});
+}
+
 void control(Folder folder) {
   folder.add(encode(StepPlan{5, {0, 0, 1, 300}, true}));
   folder.add(encode(Save{6}));
@@ -151,6 +174,7 @@ int main(int argc, char** argv) {
   recipes(Folder(root / "recipe"));
   checkpoints(Folder(root / "checkpoint"));
   control(Folder(root / "control"));
+  corpora(Folder(root / "corpus"));
   rows(Folder(root / "rows"));
   texts(Folder(root / "text"));
   shards(Folder(root / "shard"));
