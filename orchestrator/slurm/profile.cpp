@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <regex>
+#include <string_view>
 
 #include "configs/cluster.pb.h"
 #include "core/error.hpp"
@@ -16,6 +16,64 @@ namespace {
 
 namespace pb = google::protobuf;
 using cluster::Cluster;
+
+// The forms of values. Not with std::regex: it recurses once a character, and a long value would
+// end the program.
+constexpr std::string_view kDigits = "0123456789";
+constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+constexpr std::string_view kSpaces = " \t\n\v\f\r";
+
+bool is_number(std::string_view text) {
+  return !text.empty() && text.find_first_not_of(kDigits) == std::string_view::npos;
+}
+
+// [days-]a[:b[:c]]
+bool is_time(std::string_view text) {
+  if (const auto dash = text.find('-'); dash != std::string_view::npos) {
+    if (!is_number(text.substr(0, dash))) return false;
+    text.remove_prefix(dash + 1);
+  }
+  for (int part = 0; part < 3; ++part) {
+    const auto colon = text.find(':');
+    if (!is_number(text.substr(0, colon))) return false;
+    if (colon == std::string_view::npos) return true;
+    text.remove_prefix(colon + 1);
+  }
+  return false;
+}
+
+// -x... or --x..., on one line.
+bool is_option(std::string_view text) {
+  if (!text.starts_with('-')) return false;
+  text.remove_prefix(text.starts_with("--") ? 2 : 1);
+  return !text.empty() && kLetters.find(text.front()) != std::string_view::npos &&
+         text.find('\n') == std::string_view::npos;
+}
+
+bool is_option_without_spaces(std::string_view text) {
+  return is_option(text) && text.find_first_of(kSpaces) == std::string_view::npos;
+}
+
+bool names_a_module(std::string_view text) {
+  return !text.empty() && text.find_first_of(kSpaces) == std::string_view::npos &&
+         text.find_first_of(";&|$`'\"") == std::string_view::npos;
+}
+
+// NAME=value, on one line.
+bool is_assignment(std::string_view text) {
+  const std::string letters = std::string(kLetters) + "_";
+  const std::string_view name = text.substr(0, text.find('='));
+  return !name.empty() && name.size() < text.size() &&
+         letters.find(name.front()) != std::string::npos &&
+         name.find_first_not_of(letters + std::string(kDigits)) == std::string_view::npos &&
+         text.find('\n') == std::string_view::npos;
+}
+
+// A value as an error shows it.
+std::string shown(const std::string& value) {
+  constexpr std::size_t most = 200;
+  return "\"" + (value.size() <= most ? value : value.substr(0, most) + "...") + "\"";
+}
 
 // A profile while it is still a message, and the way to complain about one of its fields.
 class Parsed {
@@ -37,13 +95,10 @@ class Parsed {
           .append(std::to_string(at.column + 1));
     throw ConfigError(where + ": " + field + ": " + problem + "; " + remedy);
   }
-  // Every element of a list must look like `pattern`.
   void require_each(const pb::RepeatedPtrField<std::string>& list, const char* field,
-                    const char* pattern, const char* remedy) const {
-    const std::regex form(pattern);
+                    bool (*is_right)(std::string_view), const char* remedy) const {
     for (int i = 0; i < list.size(); ++i)
-      require(std::regex_match(list[i], form), field,
-              "\"" + list[i] + "\" is not of the right form", remedy, i);
+      require(is_right(list[i]), field, shown(list[i]) + " is not of the right form", remedy, i);
   }
 
  private:
@@ -54,9 +109,8 @@ class Parsed {
 
 void check(const Parsed& parsed) {
   const Cluster& c = parsed.message();
-  const std::regex time(R"((\d+-)?\d+(:\d+){0,2})");
-  parsed.require(c.time().empty() || std::regex_match(c.time(), time), "time",
-                 "\"" + c.time() + "\" is no time", R"(write "12:00:00" or "2-00:00:00")");
+  parsed.require(c.time().empty() || is_time(c.time()), "time", shown(c.time()) + " is no time",
+                 R"(write "12:00:00" or "2-00:00:00")");
   parsed.require(!c.has_ntasks_per_node() || c.ntasks_per_node() > 0, "ntasks_per_node",
                  "must be at least 1", "give the number of ranks a node");
   parsed.require(!c.has_cpus_per_task() || c.cpus_per_task() > 0, "cpus_per_task",
@@ -67,14 +121,12 @@ void check(const Parsed& parsed) {
                  "give 0 to never requeue");
   parsed.require(!c.has_container() || !c.container().image().empty(), "container", "has no image",
                  "add image: \"...\" to it");
-  constexpr const char* option = R"(--?[A-Za-z][^\n]*)";
-  parsed.require_each(c.sbatch(), "sbatch", option, "write an option: \"--reservation=friday\"");
+  parsed.require_each(c.sbatch(), "sbatch", is_option, "write an option: \"--reservation=friday\"");
   // The words are joined into one command line and split at spaces.
-  parsed.require_each(c.srun(), "srun", R"(--?[A-Za-z]\S*)",
+  parsed.require_each(c.srun(), "srun", is_option_without_spaces,
                       "write one option without spaces: \"--cpu-bind=cores\"");
-  parsed.require_each(c.modules(), "modules", R"([^\s;&|$`'"]+)", "write a module's name");
-  parsed.require_each(c.environment(), "environment", R"([A-Za-z_][A-Za-z0-9_]*=[^\n]*)",
-                      "write \"NAME=value\"");
+  parsed.require_each(c.modules(), "modules", names_a_module, "write a module's name");
+  parsed.require_each(c.environment(), "environment", is_assignment, "write \"NAME=value\"");
 }
 
 std::vector<std::string> sbatch_options(const Cluster& c) {

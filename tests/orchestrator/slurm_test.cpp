@@ -51,6 +51,40 @@ TEST(Profile, MistakesAreNamedWithPlaceAndRemedy) {
   EXPECT_THROW(find_profile("no_such_cluster"), ConfigError);
 }
 
+TEST(Profile, FormsOfValues) {
+  for (const char* right :
+       {"time: '5'", "time: '12:00:00'", "time: '2-0'", "time: '2-00:00:00'", "sbatch: '-Aa b'",
+        "sbatch: '--x'", "srun: '-n4'", "srun: '--cpu-bind=cores'", "modules: 'gcc/12.2+x'",
+        "environment: '_a1=b c=d'", "environment: 'A='"})
+    EXPECT_EQ(error_of(right), "") << right;
+  for (const char* wrong : {"time: '1:2:3:4'",      "time: '1-2-3'",
+                            "time: '-1'",           "time: '1:'",
+                            "time: '1-'",           "time: '1 '",
+                            "sbatch: '-'",          "sbatch: '--'",
+                            "sbatch: '---a'",       "sbatch: '-1'",
+                            "sbatch: '--a\\nb'",    "sbatch: ''",
+                            "srun: '--a\\tb'",      "srun: 'a'",
+                            "modules: ''",          "modules: 'a b'",
+                            "modules: 'a$b'",       "modules: 'a\\'b'",
+                            "environment: '=a'",    "environment: '1A=a'",
+                            "environment: 'A-B=a'", "environment: 'A=a\\nb'",
+                            "environment: 'A'"})
+    EXPECT_NE(error_of(wrong).find("c.textproto:1:1: "), std::string::npos) << wrong;
+}
+
+TEST(Profile, ALongValueIsReadOrRefusedInOneShortLine) {
+  const std::string many(1u << 20, '1');
+  for (const std::string& right :
+       {"time: '" + many + "'", "sbatch: '--a" + many + "'", "srun: '--a" + many + "'",
+        "modules: '" + many + "'", "environment: 'A" + many + "=" + many + "'"})
+    EXPECT_EQ(error_of(right).substr(0, 100), "");
+  for (const char* field : {"time", "sbatch", "srun", "modules", "environment"}) {
+    const std::string message = error_of(std::string(field) + ": '" + many + " ;'");
+    EXPECT_TRUE(message.starts_with("c.textproto:1:1: " + std::string(field) + ": \"1111"));
+    EXPECT_LT(message.size(), 500u);
+  }
+}
+
 TEST(Profile, ContainersStandWhereTheirRuntimeLooks) {
   const Profile pyxis = parse_profile("container { image: \"i.sqsh\" mounts: \"/a:/a\" }", "c");
   EXPECT_EQ(pyxis.srun.at(1), "--container-image=i.sqsh");
