@@ -38,8 +38,9 @@ void use_threads(int threads, int local_rank, int local_ranks) {
   omp_set_num_threads(threads);
   const auto& cores = allowed_cores();
   const int total = static_cast<int>(cores.size());
-  // With more threads than cores the kernel's scheduler does better than any fixed place.
-  if (threads * local_ranks > total) return;
+  // With cores to spare, another job may have the same: both would begin with the first. With more
+  // threads than cores the kernel's scheduler does better than any fixed place.
+  if (threads != total / local_ranks) return;
   const auto first = static_cast<std::size_t>(local_rank) * static_cast<std::size_t>(threads);
 #pragma omp parallel num_threads(threads)
   {

@@ -38,8 +38,9 @@ void parallel_ranges(std::int64_t n, std::int64_t grain, Body&& body) {
   });
 }
 
-// Uses `threads` OpenMP threads and pins each to a core of this process's share: rank `local_rank`
-// of `local_ranks` on this machine. Unpinned threads sometimes share one core for a whole run.
+// Uses `threads` OpenMP threads. When the ranks of this machine (this one is `local_rank` of
+// `local_ranks`) have as many as there are cores for, each is pinned to a core of this rank's
+// share: unpinned threads sometimes share one core for a whole run.
 void use_threads(int threads, int local_rank, int local_ranks);
 // Lets the calling helper thread (loader, writer) run on any core again: pinning is inherited.
 void unpin_this_thread();
