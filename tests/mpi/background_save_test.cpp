@@ -194,7 +194,7 @@ TEST_F(BackgroundSaveRanks, GivenUpItLeavesNoCheckpoint) {
 
 // The steps that run while the disk stands still are the steps of an undisturbed run.
 TEST(BackgroundSaveTraining, GoesOnWhileTheDiskStandsStill) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   const test::SharedFolder undisturbed_root, root;
   const auto advance = [&](Trainer& trainer, int steps) {
     for (int i = 0; i < steps; ++i) {

@@ -8,7 +8,7 @@
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
-#include "worker/trainer.hpp"
+#include "tests/support/tiny_trainer.hpp"
 
 namespace demist {
 namespace {
@@ -22,18 +22,11 @@ struct Case {
 };
 
 TrainerConfig tiny(const Case& c) {
-  TrainerConfig config;
-  config.stage = "test";
+  TrainerConfig config = test::tiny_trainer();
   config.model.layers = 2;
-  config.model.hidden = 32;
-  config.model.ffn = 64;
-  config.model.heads = 4;
-  config.model.vocab = 83;
-  config.model.positions = 40;
   config.model.norm = c.rdm ? NormPlacement::pre : NormPlacement::post;
   config.optimizer.schedule = {ScheduleKind::linear, 3e-3, 0, 5, kSteps};
   config.compute = c.compute;
-  config.seed = 11;
   return config;
 }
 
@@ -50,7 +43,8 @@ class TinyRun {
  public:
   TinyRun(const mpi::Comm& comm, const Case& c)
       : comm_(comm),
-        trainer_(comm, tiny(c), std::make_shared<test::RandomSource>(83, kMicroBatches, c.rdm),
+        trainer_(comm, tiny(c),
+                 std::make_shared<test::RandomSource>(test::kTinyVocab, kMicroBatches, c.rdm),
                  make_cpu_device()) {
     trainer_.initialize();
   }

@@ -31,7 +31,7 @@ std::string saved_hash(Trainer& trainer) {
 }
 
 TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   source->amplify(3, 1e12f);
   const auto run = [&](const mpi::Comm& comm) {
     Trainer trainer(comm, tiny(), source, make_cpu_device());
@@ -52,7 +52,7 @@ TEST(Trainer, OverflowRedoesTheStepAndStaysExact) {
 }
 
 TEST(Trainer, StepsThatStayNotFiniteAreCountedAndNotApplied) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   source->amplify(2, std::numeric_limits<float>::infinity());
   for (const Reduction reduction : {Reduction::exact, Reduction::fast}) {
     TrainerConfig config = tiny();
@@ -77,7 +77,7 @@ TEST(Trainer, StepsThatStayNotFiniteAreCountedAndNotApplied) {
 // A NaN in one micro-batch's gradient of one rank, once: the step is computed again, and the bits
 // are those of a run without the fault.
 TEST(Trainer, APassingFaultOfOneRankLeavesNoTrace) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   const auto run = [&](bool faulty) {
     Trainer trainer(test::world(), tiny(), source, make_cpu_device());
     trainer.initialize();
@@ -100,7 +100,7 @@ TEST(Trainer, APassingFaultOfOneRankLeavesNoTrace) {
 // A resumed run skips what the run it goes on from would have skipped, and goes back to where that
 // one would have gone.
 TEST(Trainer, WhatWasSkippedIsPartOfTheState) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   TrainerConfig config = tiny();
   config.guard.window = 3;
   config.guard.norm_spike = 10;
@@ -130,7 +130,7 @@ TEST(Trainer, WhatWasSkippedIsPartOfTheState) {
 }
 
 TEST(Trainer, DataThatIsLeftOutIsNeverSeen) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   std::vector<std::int64_t> seen;
   Trainer trainer(test::self(), tiny(), source, make_cpu_device());
   trainer.initialize();
@@ -149,7 +149,7 @@ TEST(Trainer, FastAgreesWithExactToRounding) {
   for (const Reduction reduction : {Reduction::exact, Reduction::fast}) {
     TrainerConfig config = tiny();
     config.reduction = reduction;
-    const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+    const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
     Trainer trainer(test::world(), config, source, make_cpu_device());
     trainer.initialize();
     for (int s = 0; s < 10; ++s) one_step(trainer, test::world().size());
@@ -159,8 +159,8 @@ TEST(Trainer, FastAgreesWithExactToRounding) {
 }
 
 TEST(Trainer, HeldOutMicroBatchesMayBeTheLargerOnes) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false, 1, 8);
-  const test::RandomSource held_out(61, 2, false, 6, 24);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false, 1, 8);
+  const test::RandomSource held_out(test::kTinyVocab, 2, false, 6, 24);
   Trainer trainer(test::world(), tiny(), source, make_cpu_device(), &held_out);
   trainer.initialize();
   EXPECT_TRUE(std::isfinite(trainer.held_out_loss(held_out, 2)));
@@ -168,7 +168,7 @@ TEST(Trainer, HeldOutMicroBatchesMayBeTheLargerOnes) {
 }
 
 TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   const test::SharedFolder root;
   {
     Trainer trainer(test::world(), tiny(), source, make_cpu_device());
@@ -200,7 +200,7 @@ TEST(Trainer, ResumeRefusesWhatItWasNotSavedFrom) {
 }
 
 TEST(Trainer, ANewStageTakesParametersAndNothingElse) {
-  const auto source = std::make_shared<test::RandomSource>(61, 2, false);
+  const auto source = std::make_shared<test::RandomSource>(test::kTinyVocab, 2, false);
   const test::SharedFolder root;
   double trained = 0;
   {

@@ -6,6 +6,8 @@
 
 namespace demist::test {
 
+inline constexpr std::int32_t kTinyVocab = 61;  // odd: the last tensor-parallel part is padded
+
 inline TrainerConfig tiny_trainer() {
   TrainerConfig config;
   config.stage = "test";
@@ -13,7 +15,7 @@ inline TrainerConfig tiny_trainer() {
   config.model.hidden = 32;
   config.model.ffn = 64;
   config.model.heads = 2;
-  config.model.vocab = 61;
+  config.model.vocab = kTinyVocab;
   config.model.positions = 40;
   config.optimizer.schedule = {ScheduleKind::constant, 1e-3, 0, 0, 20};
   config.compute = DType::f32;

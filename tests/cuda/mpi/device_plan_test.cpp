@@ -10,6 +10,7 @@
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
+#include "tests/support/tiny_trainer.hpp"
 #include "worker/parallel/cuda_device.hpp"
 
 namespace demist {
@@ -19,17 +20,11 @@ constexpr std::int32_t kMicroBatches = 4;
 constexpr std::int64_t kSteps = 3;
 
 TrainerConfig config_for(int tensor_size) {
-  TrainerConfig config;
-  config.stage = "test";
-  config.model.layers = 1;
+  TrainerConfig config = test::tiny_trainer();
   config.model.hidden = 64;
   config.model.ffn = 32;
   config.model.heads = 4;
-  config.model.vocab = 83;
-  config.model.positions = 40;
-  config.optimizer.schedule = {ScheduleKind::linear, 1e-3, 0, 2, 40};
   config.compute = DType::bf16;
-  config.seed = 11;
   config.tensor_parallel = tensor_size;
   return config;
 }
@@ -41,9 +36,10 @@ class Stage {
       : comm_(comm),
         folder_(std::move(folder)),
         groups_(comm.size() / tensor_size),
-        trainer_(comm, config_for(tensor_size),
-                 std::make_shared<test::RandomSource>(83, kMicroBatches, false, 2, 16),
-                 make_cuda_device(comm)) {
+        trainer_(
+            comm, config_for(tensor_size),
+            std::make_shared<test::RandomSource>(test::kTinyVocab, kMicroBatches, false, 2, 16),
+            make_cuda_device(comm)) {
     const bool goes_on = comm_.all_reduce_max(std::filesystem::exists(checkpoints()) ? 1 : 0) > 0;
     if (goes_on)
       trainer_.resume(checkpoint::open_any(checkpoints()));
@@ -218,9 +214,10 @@ TEST(DevicePlans, ADamagedPlanEndsAllRanks) {
 TEST(DevicePlans, ALookBackAdoptsAndWritesNothing) {
   const test::SharedFolder folder, nothing;
   const Stage stage(world(), folder.path(), true);
-  Trainer trainer(world(), config_for(1),
-                  std::make_shared<test::RandomSource>(83, kMicroBatches, false, 2, 16),
-                  make_cuda_device(world()));
+  Trainer trainer(
+      world(), config_for(1),
+      std::make_shared<test::RandomSource>(test::kTinyVocab, kMicroBatches, false, 2, 16),
+      make_cuda_device(world()));
   adopt_device_plan(world(), trainer, nothing.path() / "device_plan.json");
   EXPECT_FALSE(std::filesystem::exists(nothing.path() / "device_plan.json"));
   DevicePlan broken = stage.plan();

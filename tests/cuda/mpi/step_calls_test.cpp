@@ -7,9 +7,9 @@
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
+#include "tests/support/tiny_trainer.hpp"
 #include "worker/optimizer/sharded_adamw.hpp"
 #include "worker/parallel/cuda_device.hpp"
-#include "worker/trainer.hpp"
 
 namespace demist {
 namespace {
@@ -20,7 +20,7 @@ constexpr std::int64_t kShapes = 2;  // steps after which shapes come again
 // Shapes repeat, as those of buckets do.
 class RepeatingSource final : public data::Source {
  public:
-  explicit RepeatingSource(bool rdm) : inner_(83, kMicroBatches, rdm, 2, 24) {}
+  explicit RepeatingSource(bool rdm) : inner_(test::kTinyVocab, kMicroBatches, rdm, 2, 24) {}
   std::int32_t micro_batches() const override { return inner_.micro_batches(); }
   std::int64_t max_tokens() const override { return inner_.max_tokens(); }
   std::int64_t max_targets() const override { return inner_.max_targets(); }
@@ -44,19 +44,11 @@ struct Case {
 };
 
 TrainerConfig config_for(const Case& c, int tensor_size) {
-  TrainerConfig config;
-  config.stage = "test";
-  config.model.layers = 1;
+  TrainerConfig config = test::tiny_trainer();
   config.model.hidden = 128;
-  config.model.ffn = 64;
-  config.model.heads = 2;
-  config.model.vocab = 83;
-  config.model.positions = 40;
   config.model.norm = c.norm;
-  config.optimizer.schedule = {ScheduleKind::linear, 1e-3, 0, 2, 40};
   config.reduction = c.reduction;
   config.compute = c.compute;
-  config.seed = 11;
   config.tensor_parallel = tensor_size;
   return config;
 }
