@@ -25,6 +25,23 @@ if(DEMIST_CUDA)  # AUTO counts as true
   endif()
 endif()
 
+# cuDNN's attention needs the headers of its frontend (MIT; PyPI: nvidia-cudnn-frontend), which no
+# toolkit brings. Without them kernels/cuda/attention_cudnn_absent.cpp is compiled.
+set(DEMIST_CUDNN_FRONTEND "" CACHE PATH "Folder that holds cudnn_frontend.h, for attention by cuDNN")
+set(DEMIST_CUDNN_FOUND FALSE)
+if(DEMIST_CUDA_FOUND)
+  find_path(CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h HINTS ${DEMIST_CUDNN_FRONTEND}
+            ${DEMIST_CUDNN_FRONTEND}/include ${CUDAToolkit_INCLUDE_DIRS})
+  find_path(CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+  if(CUDNN_FRONTEND_INCLUDE_DIR AND CUDNN_INCLUDE_DIR AND CUDNN_LIBRARY)
+    set(DEMIST_CUDNN_FOUND TRUE)
+  elseif(DEMIST_CUDNN_FRONTEND)
+    message(FATAL_ERROR "DEMIST_CUDNN_FRONTEND=${DEMIST_CUDNN_FRONTEND}: cudnn_frontend.h is not there, or cuDNN 9 "
+                        "(cudnn.h, libcudnn.so) is missing: set CUDNN_INCLUDE_DIR and CUDNN_LIBRARY")
+  endif()
+endif()
+
 if(DEMIST_CUDA_FOUND)
   # CMake 3.25 does not know nvcc's name for C++20.
   set(CMAKE_CUDA_STANDARD 20)

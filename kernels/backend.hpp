@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/tensor.hpp"
+#include "kernels/attention_chooser.hpp"
 #include "kernels/product_chooser.hpp"
 #include "kernels/types.hpp"
 
@@ -61,6 +62,8 @@ class Backend {
   virtual void prepare(const StepShape&) {}
   // Null where products have one way each.
   virtual ProductChooser* product_chooser() { return nullptr; }
+  // Null where attention has one way.
+  virtual AttentionChooser* attention_chooser() { return nullptr; }
 
   // out (S or fp32) = op(a) op(b) (both S) [+ bias fp32 [n]]; accumulate: adds to out (fp32 only).
   void gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,

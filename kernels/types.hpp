@@ -135,6 +135,14 @@ struct ScaledPieces {
   bool aligned = false;                // every begin is a multiple of 8
 };
 
+// The implementations of attention, where a device has several (kernels/attention_chooser.hpp).
+// Their results differ in last bits.
+enum class AttentionPath {
+  own,      // our fused kernels where they apply, else `unfused`
+  unfused,  // matrix products and row kernels: the reference
+  cudnn,
+};
+
 // The largest operations of a training step, by which a device plans its work space. A micro-batch
 // has at most `tokens`, in at most `sequences` of at most `longest` columns.
 struct StepShape {
@@ -144,6 +152,7 @@ struct StepShape {
   std::int64_t heads_local = 0, head_dim = 0;
   DType compute = DType::bf16;
   bool attention_dropout = false;
+  AttentionPath attention = AttentionPath::own;
 };
 
 struct AdamW {

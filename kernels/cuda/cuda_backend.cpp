@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "core/mpi.hpp"
-#include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/row_kernels.hpp"
 #include "kernels/cuda/work_sizes.hpp"
 
@@ -55,7 +54,11 @@ std::string device_name() {
 
 }  // namespace
 
-CudaBackend::CudaBackend() : name_(device_name()), memory_(stream_), gemm_(stream_, memory_) {}
+CudaBackend::CudaBackend()
+    : name_(device_name()),
+      memory_(stream_),
+      gemm_(stream_, memory_),
+      attention_(*this, stream_, gemm_) {}
 
 // Buffers below must not go before the work that uses them.
 CudaBackend::~CudaBackend() {
@@ -183,20 +186,15 @@ void CudaBackend::do_dropout(TensorView x, const Dropout& dropout, const TokenGr
 
 void CudaBackend::do_attention_forward(TensorView out, TensorView lse, ConstTensorView qkv,
                                        const Attention& op) {
-  const AttentionForward tensors{out, lse, qkv};
-  if (fused_attention_supports(qkv, op)) return fused_attention_forward(launch(), tensors, op);
-  const std::size_t workspace = unfused_attention_forward_workspace(op, qkv.dtype);
-  unfused_attention_forward(launch(workspace), tensors, op, gemm_);
+  AttentionEngine& engine = attention_.current();
+  engine.forward(launch(engine.forward_workspace(qkv, op)), {out, lse, qkv}, op);
 }
 
 void CudaBackend::do_attention_backward(TensorView dqkv, ConstTensorView dout, ConstTensorView qkv,
                                         ConstTensorView out, ConstTensorView lse,
                                         const Attention& op) {
-  const AttentionBackward tensors{dqkv, dout, qkv, out, lse};
-  if (fused_attention_supports(qkv, op))
-    return fused_attention_backward(launch(fused_attention_workspace(op)), tensors, op);
-  const std::size_t workspace = unfused_attention_backward_workspace(op, qkv.dtype);
-  unfused_attention_backward(launch(workspace), tensors, op, gemm_);
+  AttentionEngine& engine = attention_.current();
+  engine.backward(launch(engine.backward_workspace(qkv, op)), {dqkv, dout, qkv, out, lse}, op);
 }
 
 void CudaBackend::do_gather_rows(TensorView out, ConstTensorView x,

@@ -7,6 +7,7 @@
 
 #include "core/heartbeat.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/cuda/attention_engines.hpp"
 #include "kernels/cuda/device_memory.hpp"
 #include "kernels/cuda/gemm.hpp"
 #include "kernels/cuda/runtime.hpp"
@@ -35,6 +36,7 @@ class CudaBackend final : public Backend {
   void zero(void* to, std::size_t bytes) override;
   void prepare(const StepShape& shape) override;
   ProductChooser* product_chooser() override { return &gemm_; }
+  AttentionEngines* attention_chooser() override { return &attention_; }
 
  private:
   void do_gemm(TensorView out, ConstTensorView a, ConstTensorView b, Transpose transpose,
@@ -99,6 +101,7 @@ class CudaBackend final : public Backend {
   Uploader uploader_;
   Downloader downloader_;
   Gemm gemm_;
+  AttentionEngines attention_;
   Buffer<std::byte> workspace_;
   Tensor bias_;
 };

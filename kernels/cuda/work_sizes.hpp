@@ -91,10 +91,20 @@ struct AttentionWork {
   }
 };
 
+// What cuDNN's deterministic backward pass keeps: dP in bf16, and its row sums in fp32, for all
+// sequences at once. Read in its frontend; no GPU has confirmed it.
+inline std::size_t cudnn_attention_bytes(const StepShape& s) {
+  if (s.attention != AttentionPath::cudnn) return 0;
+  const std::int64_t sequences =
+      std::min(s.sequences, s.tokens / std::max<std::int64_t>(1, s.longest));
+  return static_cast<std::size_t>(sequences * s.heads_local * s.longest * (2 * s.longest + 4));
+}
 // What the largest operation of a step needs, over all its micro-batches.
 inline std::size_t attention_bytes(const StepShape& s) {
   std::size_t most = 0;
-  const bool fused = has_fused_attention(s.compute, s.head_dim);
+  if (s.attention == AttentionPath::cudnn) return most;  // has memory of its own
+  const bool fused =
+      s.attention == AttentionPath::own && has_fused_attention(s.compute, s.head_dim);
   for (std::int64_t cols = 1; cols <= s.longest; ++cols) {
     const AttentionWork work{std::min(s.sequences, s.tokens / cols), cols, s.heads_local,
                              s.attention_dropout};
