@@ -62,6 +62,7 @@ class PackedSource final : public Source {
   std::int32_t micro_batches() const override { return options_.batch.micro_batches; }
   std::int64_t max_tokens() const override { return samples_ * copies_ * cols(); }
   std::int64_t max_rows() const override { return samples_ * copies_; }
+  std::int64_t whole_columns() const override { return options_.document_mask ? 0 : cols(); }
   std::int64_t max_targets() const override {
     const auto* mlm = std::get_if<MlmMasker>(&noiser_);
     return samples_ * copies_ * (mlm ? mlm->max_targets(cols()) : cols() - 1);

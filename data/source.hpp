@@ -53,7 +53,16 @@ class Source {
   virtual std::int64_t max_targets() const = 0;
   // Most rows; without better knowledge, one a token.
   virtual std::int64_t max_rows() const { return max_tokens(); }
+  // Columns of every micro-batch, where all have as many and every token sees its whole row; else
+  // 0.
+  virtual std::int64_t whole_columns() const { return 0; }
 };
+
+// Of both, where they have as many; else 0. held_out may be null.
+inline std::int64_t whole_columns(const Source& source, const Source* held_out) {
+  const std::int64_t columns = source.whole_columns();
+  return held_out == nullptr || held_out->whole_columns() == columns ? columns : 0;
+}
 
 struct PackedOptions {
   BatchShape batch;

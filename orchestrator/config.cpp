@@ -241,6 +241,14 @@ Recompute recompute_of(recipe::Parallel::Recompute recompute) {
   return recompute == recipe::Parallel::GELU ? Recompute::gelu : Recompute::none;
 }
 
+AttentionWish attention_of(recipe::Attention attention) {
+  static const std::map<int, AttentionWish> wishes = {{recipe::AUTO, AttentionWish::automatic},
+                                                      {recipe::OWN, AttentionWish::own},
+                                                      {recipe::UNFUSED, AttentionWish::unfused},
+                                                      {recipe::CUDNN, AttentionWish::cudnn}};
+  return wishes.at(attention);
+}
+
 void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.compute = recipe.precision() == recipe::FP32 ? DType::f32 : DType::bf16;
   config.reduction = recipe.reduction() == recipe::FAST ? Reduction::fast : Reduction::exact;
@@ -250,6 +258,7 @@ void convert_parallel(const Recipe& recipe, RunConfig& config) {
   config.device = device_of(recipe.parallel().device());
   config.recompute = recompute_of(recipe.parallel().recompute());
   config.tune_products = recipe.parallel().tune_products();
+  config.attention = attention_of(recipe.parallel().attention());
   config.peak_gflops = recipe.parallel().peak_gflops();
   config.checkpoint_every = recipe.checkpoint().every_steps();
   config.keep = {recipe.checkpoint().keep_last(), recipe.checkpoint().keep_every_steps(),

@@ -14,6 +14,7 @@
 #include "data/corpus.hpp"
 #include "data/source.hpp"
 #include "data/tokenizer.hpp"
+#include "worker/attention_rules.hpp"
 #include "worker/checkpoint/retention.hpp"
 #include "worker/config.hpp"
 #include "worker/device.hpp"
@@ -117,6 +118,7 @@ struct RunConfig {
   DeviceKind device = DeviceKind::automatic;
   Recompute recompute = Recompute::none;
   bool tune_products = false;
+  AttentionWish attention = AttentionWish::automatic;
   double peak_gflops = 0;             // 0: measured on CPUs, else unknown
   std::int64_t checkpoint_every = 0;  // 0: at the end only
   checkpoint::Retention keep;

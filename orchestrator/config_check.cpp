@@ -483,6 +483,7 @@ void check_values(ParsedRecipe& recipe, RanksOf ranks) {
       check_score(recipe, stage);
     }
   }
+  if (model_checked) check_attention(recipe);
 }
 
 }  // namespace demist::config

@@ -61,6 +61,9 @@ void apply_defaults(recipe::Recipe& recipe);
 void check_presence(ParsedRecipe& recipe);
 // REQUIRES: defaults applied.
 void check_values(ParsedRecipe& recipe, RanksOf ranks);
+// Of parallel.attention: what is known before there is a device. The rest is said when a stage
+// begins. REQUIRES: the model's and the stages' values are checked.
+void check_attention(ParsedRecipe& recipe);
 
 // Text of the settings that change results; of one stage (its name) or of the whole run.
 std::string result_text(const recipe::Recipe& recipe, const std::string& stage = "");

@@ -36,6 +36,16 @@ std::int64_t targets_of_row(const TrainingStage& stage, std::int64_t length, std
   return data::MlmMasker(*mlm, vocab_size - 1, vocab_size).max_targets(length);
 }
 
+// What a GPU is to be planned for: with AUTO, cuDNN where it may be taken.
+AttentionPath attention_of(const RunConfig& run, const MemoryRequest& request) {
+  if (run.attention == AttentionWish::unfused) return AttentionPath::unfused;
+  if (run.attention == AttentionWish::own) return AttentionPath::own;
+  return cudnn_refusal({kAnyGoodCudnn, request.columns, request.model.head_dim(),
+                        request.model.attention_dropout, request.compute})
+             ? AttentionPath::own
+             : AttentionPath::cudnn;
+}
+
 MemoryRequest request_of(const RunConfig& run, const TrainingStage& stage, std::int64_t vocab) {
   const auto* rdm = std::get_if<data::RdmNoise>(&stage.noise);
   const std::int64_t copies = rdm != nullptr && rdm->coupled ? 2 : 1;
@@ -55,6 +65,8 @@ MemoryRequest request_of(const RunConfig& run, const TrainingStage& stage, std::
   request.tokens = stage.on_tasks() ? stage.batch.max_tokens : request.sequences * length;
   request.targets =
       stage.on_tasks() ? request.tokens : request.sequences * targets_of_row(stage, length, vocab);
+  request.columns = stage.on_tasks() || stage.document_mask ? 0 : stage.batch.sequence_length;
+  request.attention = attention_of(run, request);
   return request;
 }
 

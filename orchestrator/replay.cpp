@@ -14,6 +14,7 @@
 #include "orchestrator/recorded_steps.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/stage_trainer.hpp"
+#include "worker/attention_choice.hpp"
 #include "worker/checkpoint/catalog.hpp"
 #include "worker/checkpoint/compare.hpp"
 #include "worker/device_plan.hpp"
@@ -137,8 +138,10 @@ class Replay {
   void load() {
     mpi::together(world_, "open data of stage " + stage_.name,
                   [&] { data_ = open_stage_data(run_, work_); });
-    trainer_.emplace(world_, trainer_config(run_, stage_, data_), data_.train,
-                     make_device(run_.device, world_));
+    Device device = make_device(run_.device, world_);
+    TrainerConfig config = trainer_config(run_, stage_, data_);
+    config.attention = planned_attention(world_, *device.backend, stage_.device_plan());
+    trainer_.emplace(world_, config, data_.train, std::move(device));
     if (start_.empty())
       load_beginning(world_, run_, stage_, *trainer_);
     else

@@ -88,6 +88,14 @@ void append_rollback(const std::filesystem::path& run_dir, const std::string& st
                ", without the data of the next " + std::to_string(rollback.data_steps) + " steps");
 }
 
+void append_attention_fallback(const std::filesystem::path& run_dir, const std::string& stage,
+                               const AttentionChoice& choice) {
+  if (choice.fault.empty()) return;
+  append_event(
+      run_dir, "attention_fallback",
+      {{"stage", stage}, {"attention", name_of(choice.planned.path)}, {"problem", choice.fault}});
+}
+
 void append_corruption(const std::filesystem::path& run_dir, const std::string& stage,
                        const StepReport& report, const std::vector<std::string>& hosts) {
   const Corruption& found = *report.corruption;

@@ -1,4 +1,4 @@
-// What steps that are not like others leave in events.jsonl.
+// What a training stage leaves in events.jsonl where it does not go as it should.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "orchestrator/coordinator.hpp"
+#include "worker/attention_choice.hpp"
 
 namespace demist {
 
@@ -25,5 +26,9 @@ void append_rebalance(const std::filesystem::path& run_dir, const std::string& s
                       const Rebalance& rebalance);
 void append_rollback(const std::filesystem::path& run_dir, const std::string& stage,
                      const Rollback& rollback);
+
+// `attention_fallback`; nothing where nothing was at fault.
+void append_attention_fallback(const std::filesystem::path& run_dir, const std::string& stage,
+                               const AttentionChoice& choice);
 
 }  // namespace demist

@@ -15,6 +15,7 @@
 #include "orchestrator/stage_saves.hpp"
 #include "orchestrator/stage_trainer.hpp"
 #include "orchestrator/step_events.hpp"
+#include "worker/attention_choice.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/roll_back.hpp"
 #include "worker/device_plan.hpp"
@@ -38,9 +39,22 @@ std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const 
   return opened;
 }
 
+// What the device computes attention with.
+PlannedAttention attention_of_stage(const mpi::Comm& world, const RunConfig& run,
+                                    const StageConfig& stage, const StageData& data,
+                                    Backend& backend) {
+  AttentionQuestion question =
+      attention_question(trainer_config(run, stage, data), *data.train, data.held_out.get(), world);
+  question.plan_file = stage.device_plan();
+  question.wish = run.attention;
+  const AttentionChoice choice = settle_attention(world, backend, question);
+  if (world.rank() == 0) append_attention_fallback(run.run_dir, stage.name, choice);
+  return choice.planned;
+}
+
 // Parameters, and what the devices compute with.
 void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
-                Trainer& trainer) {
+                const PlannedAttention& attention, Trainer& trainer) {
   const auto own = open_on_all(world, stage.checkpoints());
   if (own) {
     trainer.resume(*own);
@@ -48,8 +62,9 @@ void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig&
   } else {
     load_beginning(world, run, stage, trainer);
   }
-  settle_device_plan(world, trainer,
-                     {stage.name, stage.device_plan(), run.tune_products, own.has_value()});
+  settle_device_plan(
+      world, trainer,
+      {stage.name, stage.device_plan(), run.tune_products, own.has_value(), attention});
 }
 
 CoordinatorConfig coordinator_config(const mpi::Comm& world, const RunConfig& run,
@@ -338,13 +353,16 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
   StageData data;
   mpi::together(world, "open data of stage " + stage.name,
                 [&] { data = open_stage_data(run, std::get<TrainingStage>(stage.work)); });
-  Trainer trainer(world, trainer_config(run, stage, data), data.train,
-                  make_device(run.device, world), data.held_out.get());
+  Device device = make_device(run.device, world);
+  const PlannedAttention attention = attention_of_stage(world, run, stage, data, *device.backend);
+  TrainerConfig config = trainer_config(run, stage, data);
+  config.attention = attention.path;
+  Trainer trainer(world, config, data.train, std::move(device), data.held_out.get());
   if (world.rank() == 0)
     log::info("stage " + stage.name + ": " + std::to_string(world.size()) +
               (world.size() == 1 ? " rank on " : " ranks on ") + trainer.backend().name());
   log::info("stage " + stage.name + ": memory of a rank " + to_string(trainer.memory_plan()));
-  load_state(world, run, stage, trainer);
+  load_state(world, run, stage, attention, trainer);
   StepLoop loop(world, run, stage, trainer, data, progress, state);
   const Stop stop = loop.run();
   const std::string where = "stage " + stage.name + ": ";

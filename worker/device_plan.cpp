@@ -22,10 +22,8 @@ constexpr int kCandidates = 8;
 
 std::string checksum_of(const ordered_json& plan) { return sha256_hex(plan.dump()); }
 
-// Ranks with unlike devices have no plan in common.
 bool all_alike(const mpi::Comm& world, const DeviceIdentity& mine) {
-  const std::string first = world.broadcast(describe(mine), 0);
-  return world.all_reduce_sum(describe(mine) == first ? 1 : 0) == world.size();
+  return same_on_all(world, describe(mine));
 }
 
 // Rank 0's plan, as all ranks read it.
@@ -70,13 +68,30 @@ std::optional<DevicePlan> kept_plan(const PlanQuestion& question, const DeviceId
   return plan;
 }
 
+void write_plan(const PlanQuestion& question, const DevicePlan& plan) {
+  std::filesystem::create_directories(question.file.parent_path());
+  atomic_write(question.file, to_json(plan));
+}
+
 }  // namespace
+
+bool same_on_all(const mpi::Comm& world, const std::string& mine) {
+  return world.all_reduce_sum(mine == world.broadcast(mine, 0) ? 1 : 0) == world.size();
+}
+
+AttentionPath attention_path_named(const std::string& name) {
+  for (const AttentionPath path : kAttentionPaths)
+    if (name == name_of(path)) return path;
+  throw DataError("names attention '" + name + "', which is none");
+}
 
 std::string to_json(const DevicePlan& plan) {
   ordered_json json{{"format", kFormat},
                     {"gpu", plan.device.gpu},
                     {"multiprocessors", plan.device.multiprocessors},
                     {"library", plan.device.library},
+                    {"attention", name_of(plan.attention.path)},
+                    {"attention_library", plan.attention.library},
                     {"measured", plan.measured}};
   json["products"] = ordered_json::array();
   for (const ProductPlan& product : plan.products)
@@ -94,8 +109,12 @@ DevicePlan device_plan_from_json(const std::string& text) {
     const std::string checksum = json.at("sha256");
     json.erase("sha256");
     if (checksum_of(json) != checksum) throw DataError("does not have the checksum that it names");
-    DevicePlan plan{
-        {json.at("gpu"), json.at("multiprocessors"), json.at("library")}, json.at("measured"), {}};
+    DevicePlan plan;
+    plan.device = {json.at("gpu"), json.at("multiprocessors"), json.at("library")};
+    // Plans of stages that began before there was a choice have neither.
+    plan.attention.path = attention_path_named(json.value("attention", "OWN"));
+    plan.attention.library = json.value("attention_library", "");
+    plan.measured = json.at("measured");
     for (const auto& product : json.at("products"))
       plan.products.push_back({product.at("product"), product.at("algorithm")});
     return plan;
@@ -125,15 +144,18 @@ void settle_device_plan(const mpi::Comm& world, Trainer& trainer, const PlanQues
   const bool speaks = world.rank() == 0;
   std::optional<DevicePlan> plan;
   mpi::together(world, "device plan", [&] {
-    if (speaks) plan = kept_plan(question, here);
+    if (!speaks) return;
+    plan = kept_plan(question, here);
+    if (!plan || plan->attention == question.attention) return;
+    plan->attention = question.attention;
+    write_plan(question, *plan);
   });
   if (world.all_reduce_sum(plan ? 1 : 0) == 0) {
-    DevicePlan fresh{here, question.measure, {}};
+    DevicePlan fresh{here, question.attention, question.measure, {}};
     if (question.measure) fresh.products = trainer.measure_products(kCandidates);
     mpi::together(world, "device plan", [&] {
       if (!speaks) return;
-      std::filesystem::create_directories(question.file.parent_path());
-      atomic_write(question.file, to_json(fresh));
+      write_plan(question, fresh);
       if (fresh.measured)
         log::info("stage " + question.stage + ": " + std::to_string(fresh.products.size()) +
                   " products are faster with another algorithm than the library's first choice; " +

@@ -46,8 +46,9 @@ class Planner {
       plan.checkpoint = std::size(checkpoint::kKinds) * size(shard()) * sizeof(float);
       return plan;
     }
-    plan.work += cuda::step_workspace_bytes(shape_) + cuda::step_bias_bytes(shape_) +
-                 cuda::kGemmWorkspaceBytes + DeviceBatch::most_bytes(r_.tokens, r_.targets);
+    plan.work += cuda::step_workspace_bytes(shape_) + cuda::cudnn_attention_bytes(shape_) +
+                 cuda::step_bias_bytes(shape_) + cuda::kGemmWorkspaceBytes +
+                 DeviceBatch::most_bytes(r_.tokens, r_.targets);
     plan.from_start = cuda::kGemmWorkspaceBytes + plan.exchange;
     return plan;
   }
@@ -154,6 +155,10 @@ class Planner {
 // What would make the plan fit.
 std::string remedy(const MemoryRequest& request, std::size_t available) {
   MemoryRequest other = request;
+  other.attention = AttentionPath::own;
+  if (request.attention != other.attention && plan_memory(other).total() <= available)
+    return "set parallel.attention: OWN";
+  other.attention = request.attention;
   for (const Recompute mode : {Recompute::gelu, Recompute::layer}) {
     other.recompute = std::max(request.recompute, mode);
     if (plan_memory(other).total() <= available)
@@ -190,7 +195,7 @@ StepShape step_shape(const MemoryRequest& r, const ParameterTable& table) {
   StepShape shape;
   shape.tokens = r.tokens;
   shape.sequences = r.sequences;
-  shape.longest = r.model.positions - 2;
+  shape.longest = r.columns > 0 ? r.columns : r.model.positions - 2;
   shape.targets = r.targets;
   shape.vocab_local = table.find("embeddings.word.weight").local_rows;
   shape.chunk_rows = logits_chunk_rows(r.targets, shape.vocab_local, !r.on_device);
@@ -201,6 +206,7 @@ StepShape step_shape(const MemoryRequest& r, const ParameterTable& table) {
   shape.head_dim = r.model.head_dim();
   shape.compute = r.compute;
   shape.attention_dropout = r.model.attention_dropout > 0;
+  shape.attention = r.attention;
   return shape;
 }
 

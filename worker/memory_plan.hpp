@@ -25,7 +25,9 @@ struct MemoryRequest {
   std::int64_t micro_batches = 1;  // a step, over all groups
   // Of a micro-batch, at most: tokens (padding included), sequences, targets.
   std::int64_t tokens = 0, sequences = 0, targets = 0;
-  bool on_device = false;  // a GPU, with NCCL between ranks; else host memory and MPI
+  bool on_device = false;    // a GPU, with NCCL between ranks; else host memory and MPI
+  std::int64_t columns = 0;  // of every micro-batch, where all have as many; else 0
+  AttentionPath attention = AttentionPath::own;  // cudnn: only with columns
 };
 
 // Bytes of the memory that the rank computes in. Beside it a run needs memory that is not planned:

@@ -37,7 +37,9 @@ MemoryRequest request_of(const TrainerConfig& config, const ParallelLayout& layo
                         source.max_tokens(),
                         source.max_rows(),
                         source.max_targets(),
-                        !backend.on_host()};
+                        !backend.on_host(),
+                        data::whole_columns(source, held_out),
+                        config.attention};
   if (held_out == nullptr) return request;
   request.tokens = std::max(request.tokens, held_out->max_tokens());
   request.sequences = std::max(request.sequences, held_out->max_rows());
@@ -89,6 +91,7 @@ struct Trainer::Impl {
                     : make_fast_reducer(table, *backend, groups)),
         prefetcher(*source, 2 * static_cast<std::size_t>(source->micro_batches()) + 2),
         guard(config.guard) {
+    if (AttentionChooser* chooser = backend->attention_chooser()) chooser->use(config.attention);
     backend->prepare(step_shape(request, table));
     // Padding between tensors is never written by a kernel and must count as zero everywhere.
     backend->zero(grads.data(), grads.bytes());

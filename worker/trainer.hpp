@@ -62,6 +62,7 @@ struct TrainerConfig {
   std::uint64_t seed = 0;
   int tensor_parallel = 1;
   Recompute recompute = Recompute::none;
+  AttentionPath attention = AttentionPath::own;  // what settle_attention() came to
   // Bound into every checkpoint; a resume with others is refused with CheckpointError.
   std::string recipe_hash, tokenizer_hash, data_hash;
   std::string noise_json;  // noise settings (mask id, schedule); must match on resume

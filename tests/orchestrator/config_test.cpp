@@ -276,13 +276,13 @@ TEST(Config, SetRefusesWhatItDoesNotKnow) {
 
 TEST(Config, HashIgnoresWhatChangesNoResult) {
   const RunConfig run = parse(kRecipe);
-  const RunConfig moved =
-      parse(kRecipe,
-            {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
-             "parallel.recompute=LAYER", "parallel.tune_products=true", "checkpoint.every_steps=3",
-             "checkpoint.keep_last=4", "checkpoint.keep_every_steps=6", "recovery.attempts=9",
-             "recovery.self_check_every_steps=7", "stages.score.decoding.max_tokens=99",
-             "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
+  const RunConfig moved = parse(
+      kRecipe, {"parallel.ranks=4", "parallel.threads=2", "parallel.tensor=2", "run_dir=/tmp/other",
+                "parallel.recompute=LAYER", "parallel.tune_products=true",
+                "parallel.attention=UNFUSED", "checkpoint.every_steps=3", "checkpoint.keep_last=4",
+                "checkpoint.keep_every_steps=6", "recovery.attempts=9",
+                "recovery.self_check_every_steps=7", "stages.score.decoding.max_tokens=99",
+                "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
   EXPECT_TRUE(moved.tune_products);
   EXPECT_FALSE(run.tune_products);
   EXPECT_EQ(run.hash, moved.hash);
@@ -291,6 +291,43 @@ TEST(Config, HashIgnoresWhatChangesNoResult) {
   EXPECT_EQ(run.hash, parse_recipe(kRecipe, "/elsewhere/r.textproto").hash);
   EXPECT_EQ(run.hash, parse("# comment\n" + kRecipe, {"seed=1"}).hash);  // a default, spelled out
   EXPECT_NE(run.hash, parse(kRecipe, {"seed=2"}).hash);
+}
+
+TEST(Config, AttentionIsWishedForOrRefused) {
+  EXPECT_EQ(parse(kRecipe).attention, AttentionWish::automatic);
+  EXPECT_EQ(parse(kRecipe, {"parallel.attention=OWN"}).attention, AttentionWish::own);
+  EXPECT_EQ(parse(kRecipe, {"parallel.attention=UNFUSED"}).attention, AttentionWish::unfused);
+  EXPECT_HAS(error_of(kRecipe, {"parallel.attention=FAST"}),
+             "use one of AUTO, OWN, UNFUSED, CUDNN");
+  for (const char* path : {"UNFUSED", "CUDNN"})
+    EXPECT_HAS(
+        error_of(kRecipe, {std::string("parallel.attention=") + path, "parallel.device=CPU"}),
+        std::string("parallel.attention: is ") + path + ", and device is CPU");
+  EXPECT_EQ(parse(kRecipe, {"parallel.attention=OWN", "parallel.device=CPU"}).device,
+            DeviceKind::cpu);
+}
+
+// Pretraining alone, as cuDNN can have it; each change in turn is one that it cannot.
+TEST(Config, CudnnIsRefusedWithItsReason) {
+  const std::string text = kRecipe.substr(0, kRecipe.find("stages {\n  name: \"rdm\""));
+  const auto with_cudnn = [](std::vector<std::string> changes) {
+    changes.insert(changes.begin(), {"parallel.attention=CUDNN", "stages.mlm.attention_dropout=0"});
+    return changes;
+  };
+  EXPECT_EQ(parse(text, with_cudnn({})).attention, AttentionWish::cudnn);
+  const auto refused = [&](const std::string& change) {
+    const std::string error = error_of(text, with_cudnn({change}));
+    EXPECT_HAS(error, "parallel.attention: CUDNN cannot compute stage mlm: ");
+    EXPECT_HAS(error, "AUTO takes cuDNN for the stages that it can compute");
+    return error;
+  };
+  EXPECT_HAS(refused("stages.mlm.attention_dropout=0.2"), "attention_dropout is 0.2");
+  EXPECT_HAS(refused("stages.mlm.document_mask=true"), "rows have padding");
+  EXPECT_HAS(refused("stages.mlm.batch.sequence_length=100"), "rows of 100 tokens");
+  EXPECT_HAS(refused("precision=FP32"), "no fp32 attention");
+  EXPECT_HAS(refused("model.heads=16"), "heads of 4");
+  EXPECT_HAS(error_of(kRecipe, with_cudnn({"stages.rdm.attention_dropout=0"})),
+             "CUDNN cannot compute stage rdm: rows have padding");
 }
 
 TEST(Config, SelfChecksNeedExactSums) {

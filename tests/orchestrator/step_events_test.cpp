@@ -43,6 +43,18 @@ TEST(StepEvents, CorruptionThatStaysSaysWhatIsNotProven) {
   EXPECT_NE(early.find("checkpoints of more than 0 steps"), std::string::npos) << early;
 }
 
+TEST(StepEvents, AFallbackNamesTheFault) {
+  const test::TemporaryFolder folder;
+  append_attention_fallback(folder.path(), "mlm", {});
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / kEventFile));
+  append_attention_fallback(folder.path(), "mlm", {{}, "rank 2: dQ is not finite"});
+  const auto event = nlohmann::json::parse(read_file(folder.path() / kEventFile));
+  EXPECT_EQ(event.at("event"), "attention_fallback");
+  EXPECT_EQ(event.at("stage"), "mlm");
+  EXPECT_EQ(event.at("attention"), "OWN");
+  EXPECT_EQ(event.at("problem"), "rank 2: dQ is not finite");
+}
+
 TEST(StepEvents, SharesNameTheGroupsThatAreNotLikeMost) {
   const test::TemporaryFolder folder;
   append_rebalance(folder.path(), "mlm", {7, {5, 1, 4, 6}, {1, 3.004, 1, 0.75}});

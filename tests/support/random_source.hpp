@@ -9,13 +9,19 @@
 
 namespace demist::test {
 
-// Rows of random length in [cols / 2, cols]; each real token is a target with probability 0.3.
-// `rdm`: weights differ per token and smoothing is on, as in diffusion; else MLM's ones.
+// Rows of random length in [cols / 2, cols], or all of `cols`; each real token is a target with
+// probability 0.3. `rdm`: weights differ per token and smoothing is on, as in diffusion; else MLM's
+// ones.
 class RandomSource final : public data::Source {
  public:
   RandomSource(std::int32_t vocab, std::int32_t micro_batches, bool rdm, std::int64_t rows = 4,
-               std::int64_t cols = 24)
-      : vocab_(vocab), micro_batches_(micro_batches), rdm_(rdm), rows_(rows), cols_(cols) {}
+               std::int64_t cols = 24, bool whole = false)
+      : vocab_(vocab),
+        micro_batches_(micro_batches),
+        rdm_(rdm),
+        rows_(rows),
+        cols_(cols),
+        whole_(whole) {}
 
   // From `step` on, every weight is multiplied by `factor`: gradients that outgrow their scales.
   void amplify(std::int64_t step, float factor) {
@@ -25,7 +31,9 @@ class RandomSource final : public data::Source {
 
   std::int32_t micro_batches() const override { return micro_batches_; }
   std::int64_t max_tokens() const override { return rows_ * cols_; }
+  std::int64_t max_rows() const override { return whole_ ? rows_ : max_tokens(); }
   std::int64_t max_targets() const override { return rows_ * cols_; }
+  std::int64_t whole_columns() const override { return whole_ ? cols_ : 0; }
 
   data::MicroBatch make(std::int64_t step, std::int32_t index) const override {
     const std::uint64_t key = stream_key(7, "random source", static_cast<std::uint64_t>(step));
@@ -37,9 +45,10 @@ class RandomSource final : public data::Source {
     for (std::int64_t r = 0; r < rows_; ++r) {
       b.sample.push_back(static_cast<std::uint64_t>((step * micro_batches_ + index) * rows_ + r));
       const auto words = draw(key, b.sample.back(), 1000000);
-      const auto length = static_cast<std::int32_t>(
+      const auto some = static_cast<std::int32_t>(
           cols_ / 2 +
           static_cast<std::int64_t>(uniform_int(words, static_cast<std::uint64_t>(cols_ / 2 + 1))));
+      const std::int32_t length = whole_ ? static_cast<std::int32_t>(cols_) : some;
       for (std::int32_t c = 0; c < cols_; ++c) add_token(b, key, c, length);
     }
     if (step >= loud_from_)
@@ -71,6 +80,7 @@ class RandomSource final : public data::Source {
   std::int32_t vocab_, micro_batches_;
   bool rdm_;
   std::int64_t rows_, cols_;
+  bool whole_;
   std::int64_t loud_from_ = std::numeric_limits<std::int64_t>::max();
   float factor_ = 1;
 };

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
+#include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "tests/support/temporary_folder.hpp"
@@ -12,6 +15,7 @@ namespace {
 
 DevicePlan plan() {
   return {{"NVIDIA H200", 132, "cuBLASLt 130100"},
+          {AttentionPath::cudnn, "cuDNN 9.19.0"},
           true,
           {{"bf16 NT 64 32 16, rows 16 16 32, to bf16", "00ff"}, {"second", "01"}}};
 }
@@ -19,8 +23,21 @@ DevicePlan plan() {
 TEST(DevicePlan, ReadsWhatItWrote) {
   const DevicePlan read = device_plan_from_json(to_json(plan()));
   EXPECT_EQ(read.device, plan().device);
+  EXPECT_EQ(read.attention, plan().attention);
   EXPECT_EQ(read.measured, true);
   EXPECT_EQ(read.products, plan().products);
+}
+
+// A stage that began before there was a choice goes on with what there was.
+TEST(DevicePlan, WithoutAttentionItIsOwn) {
+  auto json = nlohmann::ordered_json::parse(to_json(plan()));
+  for (const char* key : {"attention", "attention_library", "sha256"}) json.erase(key);
+  json["sha256"] = sha256_hex(json.dump());
+  EXPECT_EQ(device_plan_from_json(json.dump()).attention, PlannedAttention{});
+  json.erase("sha256");
+  json["attention"] = "FASTEST";
+  json["sha256"] = sha256_hex(json.dump());
+  EXPECT_THROW(device_plan_from_json(json.dump()), DataError);
 }
 
 TEST(DevicePlan, NoFileIsNoPlan) {

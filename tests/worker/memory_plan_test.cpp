@@ -142,6 +142,32 @@ TEST(RequireMemory, NamesWhatIsMissingAndWhatHelps) {
   EXPECT_NE(all.find("raise parallel.tensor"), std::string::npos) << all;
 }
 
+// cuDNN keeps dP of a whole micro-batch, 2 bytes a score, and 4 bytes a row of them; our fused
+// kernels 16 bytes a row.
+TEST(RequireMemory, CountsAttentionAsItIsComputed) {
+  MemoryRequest request = small(DType::bf16);
+  request.model.hidden = 512;
+  request.model.attention_dropout = 0;
+  request.model.positions = 258;
+  request.sequences = 60;
+  request.columns = 256;
+  request.tokens = 60 * 256;
+  request.on_device = true;
+  const auto total = [&](AttentionPath path) {
+    request.attention = path;
+    return plan_memory(request).total();
+  };
+  const std::size_t rows = std::size_t{60} * 8 * 256;
+  const std::size_t own = total(AttentionPath::own);
+  EXPECT_GE(total(AttentionPath::cudnn), own + rows * (2 * 256 + 4) - rows * 16);
+  EXPECT_LE(total(AttentionPath::cudnn), own + rows * (2 * 256 + 4));
+  EXPECT_GT(total(AttentionPath::unfused), own);
+  request.attention = AttentionPath::cudnn;
+  EXPECT_NE(refusal(request, own).find("set parallel.attention: OWN"), std::string::npos);
+  EXPECT_EQ(refusal(request, own - 1 - plan_memory(request).from_start).find("attention: OWN"),
+            std::string::npos);
+}
+
 TEST(RequireMemory, DoesNotAskTwiceForWhatADeviceHasFromStart) {
   MemoryRequest request = small(DType::bf16);
   request.on_device = true;

@@ -125,20 +125,23 @@ TEST_P(CudaTrainer, OneHashForAnyNumberOfGroups) {
 TEST_P(CudaTrainer, AllocatesWhatWasPlannedAndNothingInAStep) {
   const mpi::Comm& world = test::world();
   if (world.size() > 2) GTEST_SKIP() << "nothing that two ranks do not show";
-  for (int tensor_size = 1; tensor_size <= world.size(); ++tensor_size) {
-    Device device = make_cuda_device(world);
-    Memory& memory = device.backend->memory();
-    const std::size_t before = memory.available();
-    TrainerConfig config = config_for(GetParam(), tensor_size);
-    config.recompute = Recompute::gelu;
-    Trainer trainer(world, config, source_for(GetParam()), std::move(device));
-    // The products' workspace came with the device.
-    const std::size_t planned = trainer.planned_bytes() - cuda::kGemmWorkspaceBytes;
-    EXPECT_EQ(before - memory.available(), planned);
-    trainer.initialize();
-    losses(trainer, world.size() / tensor_size, 1);
-    EXPECT_EQ(before - memory.available(), planned) << "tensor parallel " << tensor_size;
-  }
+  for (const AttentionPath attention : {AttentionPath::own, AttentionPath::unfused})
+    for (int tensor_size = 1; tensor_size <= world.size(); ++tensor_size) {
+      Device device = make_cuda_device(world);
+      Memory& memory = device.backend->memory();
+      const std::size_t before = memory.available();
+      TrainerConfig config = config_for(GetParam(), tensor_size);
+      config.recompute = Recompute::gelu;
+      config.attention = attention;
+      Trainer trainer(world, config, source_for(GetParam()), std::move(device));
+      // The products' workspace came with the device.
+      const std::size_t planned = trainer.planned_bytes() - cuda::kGemmWorkspaceBytes;
+      EXPECT_EQ(before - memory.available(), planned);
+      trainer.initialize();
+      losses(trainer, world.size() / tensor_size, 1);
+      EXPECT_EQ(before - memory.available(), planned)
+          << "tensor parallel " << tensor_size << ", attention " << name_of(attention);
+    }
 }
 
 TEST_P(CudaTrainer, RecomputingChangesNoBit) {
