@@ -133,6 +133,16 @@ def repeat(run):
     return f"{found['operations']} operations, the same bits beside a busy stream"
 
 
+def attention(run):
+    """Every engine of this build against the unfused path; cuDNN's only where the build has it."""
+    found = run.measure("attention", *(["--tiny"] if run.rehearsal else []))
+    wrong = [f"{m['path']} for {m['model']}: {m['problem']}" for m in found if m["kind"] == "attention" and m["problem"]]
+    if wrong:
+        raise PartFailed("; ".join(wrong))
+    version = next(m["version"] for m in found if m["kind"] == "cudnn")
+    return f"{len(found) - 1} checks; cuDNN {version or 'not built'}"
+
+
 def products(run):
     return f"{len(run.measure('products', *(['--tiny'] if run.rehearsal else [])))} shapes"
 
@@ -211,6 +221,7 @@ PARTS = [
     Part("training", "20 training steps against the CPU backend", 60, training),
     Part("program", "`demist run configs/tiny.textproto` on both devices", 40, program),
     Part("repeat", "every operation again beside a busy stream: the same bits", 40, repeat),
+    Part("attention", "attention engines against the unfused path", 60, attention),
     Part("products", "matrix products", 30, products),
     Part("base", "a step of XLM-R base, with each operation", 40, base),
     Part("price", "EXACT against FAST", 60, price),

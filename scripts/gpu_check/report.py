@@ -171,6 +171,18 @@ def product_rows(measured):
             for p in measured.of("product")]
 
 
+def attention_rows(measured):
+    rows = []
+    for a in measured.of("attention"):
+        agrees = a["problem"] or "yes"
+        if "kept_bytes" in a:
+            agrees += f"; keeps {gigabytes(a['kept_bytes'])} GB, planned {gigabytes(a['planned_bytes'])}"
+        rows.append([a["path"], f"{a['model']}, {a['rows']} x {a['cols']}, {a['heads']} heads of {a['head_dim']}",
+                     *(milliseconds(a[key]) if key in a else NONE for key in ("forward_seconds", "backward_seconds")),
+                     agrees])
+    return rows
+
+
 def markdown(results):
     measured = Measured(results)
     title = "## On a GPU"
@@ -181,6 +193,7 @@ def markdown(results):
     price_head = ["micro-batches", "EXACT ms", "FAST ms", "price"]
     memory_head = ["step", "reduction", "micro-batches", "planned GB", "measured GB", "ratio"]
     start_head = ["seconds", "to `main` and MPI", "device", "plan", "weights", "first step", "sum"]
+    attention_head = ["engine", "shape", "forward ms", "backward ms", "as UNFUSED"]
     product_head = ["product", "m x n x k", "ms", "TFLOP/s", "of the peak"]
     return "\n\n".join(part for part in [
         title, machine(measured), "Repeat with `./gpu-check` (docs/gpu-check.md).", checks(measured),
@@ -198,5 +211,6 @@ def markdown(results):
         "### Memory", "Measured: what cudaMemGetInfo lost between the start of the backend (context, 32 MiB of cuBLASLt "
         "workspace) and the last step.", table(memory_head, memory_rows(measured)),
         "### Start", table(start_head, start_rows(measured)),
+        "### Attention", "bf16, no dropout, whole rows, median of 10.", table(attention_head, attention_rows(measured)),
         "### Products", "bf16 in, random numbers, median of 20; weight gradients and logits to fp32.",
         table(product_head, product_rows(measured))] if part) + "\n"

@@ -57,9 +57,11 @@ def module(source, name):
 def check_results(results):
     outcomes = {part["name"]: part["outcome"] for part in results["parts"]}
     expect(set(outcomes.values()) == {"passed"}, f"not all parts passed: {outcomes}")
-    expect(len(outcomes) == 13, f"{len(outcomes)} parts")
+    expect(len(outcomes) == 14, f"{len(outcomes)} parts")
     kinds = {m["kind"] for m in results["measurements"]}
-    expect(kinds == {"device", "product", "step", "operation", "repeat"}, f"measured: {kinds}")
+    expect(kinds == {"attention", "cudnn", "device", "product", "step", "operation", "repeat"}, f"measured: {kinds}")
+    note = next(part["note"] for part in results["parts"] if part["name"] == "attention")
+    expect(note == "2 checks; cuDNN not built", note)
     repeat = next(m for m in results["measurements"] if m["kind"] == "repeat")
     expect(repeat["same_bits"] and not repeat["not_run"] and repeat["operations"] > 100, f"{repeat}")
 
@@ -111,7 +113,7 @@ def check_report(source, results, text):
     report = module(source, "report")
     empty = report.markdown({**results, "parts": [], "measurements": []})
     tables = [line for line in empty.splitlines() if line.startswith("|")]
-    expect(not tables and empty.count("not measured") == 7, "numbers without measurements:\n" + empty)
+    expect(not tables and empty.count("not measured") == 8, "numbers without measurements:\n" + empty)
 
 
 def check_fixtures(source, output):

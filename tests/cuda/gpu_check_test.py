@@ -122,6 +122,14 @@ class Parts(unittest.TestCase):
         self.assertEqual((code, lines["sanitizer"]["outcome"]), (1, "failed"))
         self.assertIn("racecheck found races in shared memory", lines["sanitizer"]["note"])
 
+    def test_an_attention_engine_that_is_wrong_fails(self):
+        one = {"kind": "attention", "model": "base", "rows": 64, "cols": 512, "heads": 12, "head_dim": 64}
+        lines = map(json.dumps, ({**one, "path": "OWN", "problem": ""}, {**one, "path": "CUDNN", "problem": "dQ differs"},
+                                 {"kind": "cudnn", "version": 91900}))
+        self.program("cuda_bench", "\n".join(f"echo '{line}'" for line in lines))
+        code, found = self.check(Part("attention", "", 5, parts.attention))
+        self.assertEqual((code, found["attention"]["note"]), (1, "CUDNN for base: dQ differs"))
+
     def test_without_a_sanitizer_the_part_is_skipped(self):
         before, parts.find_sanitizer = parts.find_sanitizer, lambda: None
         try:
@@ -170,6 +178,13 @@ class Report(unittest.TestCase):
     def test_the_price_of_exact(self):
         text = self.text(step("price", 12, 12, 1.1), step("price", 12, 12, 1.0, reduction="FAST"))
         self.assertIn("| 4 | 1,100 | 1,000 | 10.0 % |", text)
+
+    def test_attention_engines_stand_side_by_side(self):
+        one = {"kind": "attention", "model": "base", "rows": 64, "cols": 512, "heads": 12, "head_dim": 64, "problem": ""}
+        text = self.text({**one, "path": "OWN", "forward_seconds": 1e-3, "backward_seconds": 3e-3},
+                         {**one, "path": "CUDNN", "problem": "dQ is wrong", "kept_bytes": 4e8, "planned_bytes": 5e8})
+        self.assertIn("| OWN | base, 64 x 512, 12 heads of 64 | 1 | 3 | yes |", text)
+        self.assertIn("| CUDNN | base, 64 x 512, 12 heads of 64 | – | – | dQ is wrong; keeps 0.40 GB, planned 0.50 |", text)
 
     def test_an_unknown_device_has_no_shares(self):
         text = self.text(step("base", 12, 12, 2.0), device="NVIDIA Z900")

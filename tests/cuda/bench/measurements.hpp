@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/mpi.hpp"
+#include "kernels/backend.hpp"
 #include "tests/bench/synthetic.hpp"
 
 namespace demist::bench {
@@ -16,6 +17,11 @@ double process_seconds();
 
 // What the device and the libraries call themselves.
 void describe_device();
+// bf16 in [-1, 1): a product of zeros draws less power and runs faster than one of numbers.
+Buffer<bf16> random_numbers(Backend& backend, std::size_t size);
+// Every attention engine of this build against the unfused one, and its time, in the models'
+// shapes.
+void compare_attention(bool tiny);
 // The rate of matrix products: the best that can be had, and those of the XLM-R layers.
 void measure_products(bool tiny);
 // A training step: time, parts of the start, memory; with "operations" also each operation's time.

@@ -43,18 +43,6 @@ std::vector<Product> all_products(bool tiny) {
   return products;
 }
 
-// bf16 in [-1, 1): a product of zeros draws less power and runs faster than one of numbers.
-Buffer<bf16> random_numbers(Backend& backend, std::size_t size) {
-  Buffer<bf16> numbers(size, backend.memory());
-  std::vector<bf16> block(std::min(size, std::size_t{1} << 22));
-  for (std::size_t i = 0; i < block.size(); ++i)
-    block[i] = bf16(static_cast<float>(2 * uniform(draw(7, i, 0)) - 1));
-  backend.upload(numbers.data(), block.data(), block.size() * sizeof(bf16));
-  for (std::size_t done = block.size(); done < size; done *= 2)
-    backend.copy(numbers.data() + done, numbers.data(), std::min(done, size - done) * sizeof(bf16));
-  return numbers;
-}
-
 double median_seconds(cuda::CudaBackend& backend, const Product& p, const Buffer<bf16>& numbers,
                       Buffer<float>& result, int repetitions) {
   const bool a_first = p.transpose != Transpose::a, b_first = p.transpose == Transpose::b;
@@ -78,6 +66,17 @@ double median_seconds(cuda::CudaBackend& backend, const Product& p, const Buffer
 }
 
 }  // namespace
+
+Buffer<bf16> random_numbers(Backend& backend, std::size_t size) {
+  Buffer<bf16> numbers(size, backend.memory());
+  std::vector<bf16> block(std::min(size, std::size_t{1} << 22));
+  for (std::size_t i = 0; i < block.size(); ++i)
+    block[i] = bf16(static_cast<float>(2 * uniform(draw(7, i, 0)) - 1));
+  backend.upload(numbers.data(), block.data(), block.size() * sizeof(bf16));
+  for (std::size_t done = block.size(); done < size; done *= 2)
+    backend.copy(numbers.data() + done, numbers.data(), std::min(done, size - done) * sizeof(bf16));
+  return numbers;
+}
 
 void measure_products(bool tiny) {
   cuda::CudaBackend backend;
