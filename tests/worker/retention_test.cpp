@@ -69,12 +69,14 @@ TEST_F(RetentionOnDisk, PruneRemovesWhatNoRuleWants) {
   for (const auto& [step, loss] : {std::pair{10, 3.0}, {20, 1.0}, {30, 2.0}, {40, 2.5}, {50, 2.6}})
     save_step(step, loss);
   fs::create_directories(root() / "step-00000007.tmp");
+  atomic_write(root() / "LATEST.4711.tmp", "cut short");
   fs::create_directories(root() / "step-00000030.old");
   prune(root(), at(50), {.last = 2, .every = 30, .best = 1});
   EXPECT_EQ(steps(), "50 40 30 20 ");
   prune(root(), at(20), {.last = 1});
   EXPECT_EQ(steps(), "50 20 ");  // never the one just written
   EXPECT_FALSE(fs::exists(root() / "step-00000007.tmp"));
+  EXPECT_FALSE(fs::exists(root() / "LATEST.4711.tmp"));
 }
 
 // What does not open may be whole again tomorrow; it must not take a good one's place today.

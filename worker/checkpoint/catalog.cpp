@@ -15,7 +15,8 @@
 namespace demist::checkpoint {
 namespace {
 
-constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp", kReplaced = ".old";
+constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp", kReplaced = ".old",
+                           kLatest = "LATEST.";
 
 }  // namespace
 
@@ -73,7 +74,8 @@ void remove_entry(const Entry& entry) {
 void remove_leftovers(const fs::path& root) {
   for (const fs::directory_entry& item : fs::directory_iterator(root)) {
     const std::string name = item.path().filename().string();
-    if (name.starts_with(kPrefix) && name.ends_with(kTemporary)) fs::remove_all(item.path());
+    if ((name.starts_with(kPrefix) || name.starts_with(kLatest)) && name.ends_with(kTemporary))
+      fs::remove_all(item.path());
   }
   for (const Entry& entry : list_entries(root))
     if (entry.replaced && fs::exists(root / directory_name(entry.step))) remove_entry(entry);
