@@ -53,5 +53,7 @@ class ProgressLine {
 
 // Seconds of a steady clock.
 double steady_seconds();
+// Processor time of the calling thread.
+double thread_seconds();
 
 }  // namespace demist

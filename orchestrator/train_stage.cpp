@@ -163,17 +163,18 @@ class Reporter {
   double last_, average_ = 0;
 };
 
-// Adds the seconds for which it is in scope.
+// Adds the seconds for which it is in scope, by `clock`.
 class Stopwatch {
  public:
-  explicit Stopwatch(double& sum) : sum_(sum) {}
-  ~Stopwatch() { sum_ += steady_seconds() - start_; }
+  explicit Stopwatch(double& sum, double (*clock)() = steady_seconds) : sum_(sum), clock_(clock) {}
+  ~Stopwatch() { sum_ += clock_() - start_; }
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
 
  private:
   double& sum_;
-  const double start_ = steady_seconds();
+  double (*const clock_)();
+  const double start_ = clock_();
 };
 
 // Carries out the coordinator's messages: docs/protocol.md, "The loop of a rank".
@@ -192,7 +193,8 @@ class StepLoop {
         saves_(world, run, stage, trainer.step()) {
     trainer_.meanwhile([this] {
       if (!channel_.expects_letters()) return;
-      const Stopwatch watch(control_seconds_);
+      // MPI may lend the core to another rank here, which then computes: only work counts.
+      const Stopwatch watch(control_seconds_, thread_seconds);
       channel_.progress();
     });
     if (world.rank() != 0) return;
