@@ -19,7 +19,8 @@ from run import Run, expect
 
 
 def make(binary, configs, folder, library, precision):
-    return Run(binary, configs, folder, "parallel.ranks=3", "stages.pretrain.steps=100", "checkpoint.every_steps=20",
+    # So many steps that there are some left when this script, on a busy machine, comes to its second fault.
+    return Run(binary, configs, folder, "parallel.ranks=3", "stages.pretrain.steps=250", "checkpoint.every_steps=20",
                f"precision={precision}", LD_PRELOAD=library,
                FAULTY_PRODUCTS=str(folder.with_suffix(".fault")))
 
