@@ -114,9 +114,10 @@ class Backend {
   void convert(TensorView out, ConstTensorView in);
 
   // Softmax cross-entropy in three passes, so that ranks can exchange statistics after the first.
-  // 1) statistics fp32 [m, CrossEntropyColumn::count] of logits fp32 [m,V], which have `bias` ([V],
-  // or empty: none) added in place.
-  void cross_entropy_statistics(TensorView statistics, TensorView logits,
+  // Everywhere a logit is logits fp32 [m,V] + bias ([V], or empty: none), added anew in each pass:
+  // cheaper than to write the sums.
+  // 1) statistics fp32 [m, CrossEntropyColumn::count] of the logits.
+  void cross_entropy_statistics(TensorView statistics, ConstTensorView logits,
                                 std::span<const float> bias, std::span<const std::int32_t> target,
                                 const VocabularyPart& part);
   // 2) From the statistics of all parts, fp32 [parts * m, count] with part p's row r at p * m + r,
@@ -127,8 +128,8 @@ class Backend {
   // p = exp(logit - lse); dbias ([V]) adds its column sums, taken before rounding to S. dlogits may
   // start where logits start when its rows are as many bytes apart; padding columns get 0.
   void cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
-                              std::span<const float> lse, const CrossEntropyRows& rows,
-                              const VocabularyPart& part);
+                              std::span<const float> bias, std::span<const float> lse,
+                              const CrossEntropyRows& rows, const VocabularyPart& part);
 
   // For each piece i: acc += round(grad * scale), ties to even, and largest[i] = the larger of
   // itself and the piece's |grad|, as max_abs. Where |grad| * scale >= 2^62 the sum is lost;
@@ -185,15 +186,15 @@ class Backend {
   virtual void do_column_sum(std::span<float> out, ConstTensorView x) = 0;
   virtual void do_add(TensorView out, ConstTensorView a, ConstTensorView b) = 0;
   virtual void do_convert(TensorView out, ConstTensorView in) = 0;
-  virtual void do_cross_entropy_statistics(TensorView statistics, TensorView logits,
+  virtual void do_cross_entropy_statistics(TensorView statistics, ConstTensorView logits,
                                            std::span<const float> bias,
                                            std::span<const std::int32_t> target,
                                            const VocabularyPart& part) = 0;
   virtual void do_cross_entropy_loss(std::span<float> lse, std::span<double> row_loss,
                                      ConstTensorView statistics, const CrossEntropyRows& rows) = 0;
   virtual void do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
-                                         ConstTensorView logits, std::span<const float> lse,
-                                         const CrossEntropyRows& rows,
+                                         ConstTensorView logits, std::span<const float> bias,
+                                         std::span<const float> lse, const CrossEntropyRows& rows,
                                          const VocabularyPart& part) = 0;
   virtual void do_fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
                                   std::span<const float> grad, const ScaledPieces& pieces) = 0;

@@ -322,7 +322,7 @@ void Backend::convert(TensorView out, ConstTensorView in) {
   do_convert(out, in);
 }
 
-void Backend::cross_entropy_statistics(TensorView statistics, TensorView logits,
+void Backend::cross_entropy_statistics(TensorView statistics, ConstTensorView logits,
                                        std::span<const float> bias,
                                        std::span<const std::int32_t> target,
                                        const VocabularyPart& part) {
@@ -347,13 +347,15 @@ void Backend::cross_entropy_loss(std::span<float> lse, std::span<double> row_los
 }
 
 void Backend::cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
-                                     ConstTensorView logits, std::span<const float> lse,
-                                     const CrossEntropyRows& rows, const VocabularyPart& part) {
+                                     ConstTensorView logits, std::span<const float> bias,
+                                     std::span<const float> lse, const CrossEntropyRows& rows,
+                                     const VocabularyPart& part) {
   const Check check("cross_entropy_backward");
   const std::int64_t m = logits.rows;
   check.matrix(logits, m, logits.cols, kFloat, "logits");
   check.matrix(dlogits, m, logits.cols, dlogits.dtype, "dlogits");
   check.vector(dbias, logits.cols, "dbias");
+  if (!bias.empty()) check.vector(bias, logits.cols, "bias");
   check.vector(lse, m, "lse");
   check.rows(rows, m);
   check.that(part.valid >= 0 && part.valid <= logits.cols, "valid is outside [0, columns]");
@@ -362,7 +364,7 @@ void Backend::cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
   };
   check.that(dlogits.data != logits.data || m <= 1 || stride(dlogits) == stride(logits),
              "dlogits lies over logits with another distance between rows");
-  do_cross_entropy_backward(dlogits, dbias, logits, lse, rows, part);
+  do_cross_entropy_backward(dlogits, dbias, logits, bias, lse, rows, part);
 }
 
 void Backend::fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,

@@ -162,7 +162,7 @@ class Step:
             self.product("head products", rows, vocab, d, out=FP32)
             self.product("head products", vocab, d, rows, out=FP32, accumulate=chunk > 0)
             self.product("head products", rows, d, vocab)
-            self.rows("loss on logits", 2 * FP32 * rows * vocab)  # bias added, statistics
+            self.rows("loss on logits", FP32 * rows * vocab)  # statistics
             self.rows("loss on logits", (FP32 + BF16) * rows * vocab)  # logits to their gradients
             self.rows("loss on logits", 0, count=8)  # strips of the latter; losses; bias
         self.rows("row kernels", 16 * BF16 * m.targets * d)  # gather, GELU, norm, both ways
@@ -264,7 +264,6 @@ def savings(models):
     changes = [
         ("both gradients of a post-LN residual meet inside the norm's kernel",
          lambda m: 2 * m.layers * 2 * BF16 * m.tokens * m.d / memory if m.post else 0),
-        ("the head's bias in the product's epilogue", lambda m: FP32 * m.targets * m.vocab / memory),
         ("logits in bf16", lambda m: 3 * BF16 * m.targets * m.vocab / memory),
         ("attention at twice the likely rate", lambda m: Step(m, LIKELY).seconds["attention"] / 2),
     ]

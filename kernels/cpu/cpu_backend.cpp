@@ -239,7 +239,7 @@ void CpuBackend::do_convert(TensorView out, ConstTensorView in) {
   for_elements(out, isa_.convert, in);
 }
 
-void CpuBackend::do_cross_entropy_statistics(TensorView statistics, TensorView logits,
+void CpuBackend::do_cross_entropy_statistics(TensorView statistics, ConstTensorView logits,
                                              std::span<const float> bias,
                                              std::span<const std::int32_t> target,
                                              const VocabularyPart& part) {
@@ -275,11 +275,15 @@ void CpuBackend::do_cross_entropy_loss(std::span<float> lse, std::span<double> r
 }
 
 void CpuBackend::do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
-                                           ConstTensorView logits, std::span<const float> lse,
-                                           const CrossEntropyRows& rows,
+                                           ConstTensorView logits, std::span<const float> bias,
+                                           std::span<const float> lse, const CrossEntropyRows& rows,
                                            const VocabularyPart& part) {
-  const CrossEntropyBackward op{
-      .dlogits = dlogits, .logits = logits, .lse = lse.data(), .rows = rows, .part = part};
+  const CrossEntropyBackward op{.dlogits = dlogits,
+                                .logits = logits,
+                                .bias = bias.empty() ? nullptr : bias.data(),
+                                .lse = lse.data(),
+                                .rows = rows,
+                                .part = part};
   const std::int64_t pieces = for_row_pieces(
       logits.rows, logits.cols,
       [&](float* sums, RowRange range) { isa_.cross_entropy_backward(op, sums, range); });

@@ -53,15 +53,15 @@ class CpuBackend final : public Backend {
   void do_column_sum(std::span<float> out, ConstTensorView x) override;
   void do_add(TensorView out, ConstTensorView a, ConstTensorView b) override;
   void do_convert(TensorView out, ConstTensorView in) override;
-  void do_cross_entropy_statistics(TensorView statistics, TensorView logits,
+  void do_cross_entropy_statistics(TensorView statistics, ConstTensorView logits,
                                    std::span<const float> bias,
                                    std::span<const std::int32_t> target,
                                    const VocabularyPart& part) override;
   void do_cross_entropy_loss(std::span<float> lse, std::span<double> row_loss,
                              ConstTensorView statistics, const CrossEntropyRows& rows) override;
   void do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias, ConstTensorView logits,
-                                 std::span<const float> lse, const CrossEntropyRows& rows,
-                                 const VocabularyPart& part) override;
+                                 std::span<const float> bias, std::span<const float> lse,
+                                 const CrossEntropyRows& rows, const VocabularyPart& part) override;
   void do_fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,
                           std::span<const float> grad, const ScaledPieces& pieces) override;
   void do_max_abs(std::span<float> largest, std::span<const float> values) override;

@@ -25,7 +25,8 @@ struct Embedding {
 };
 
 struct CrossEntropyStatistics {
-  TensorView statistics, logits;
+  TensorView statistics;
+  ConstTensorView logits;
   const float* bias = nullptr;  // [V] or null
   const std::int32_t* target = nullptr;
   VocabularyPart part;
@@ -34,7 +35,8 @@ struct CrossEntropyStatistics {
 struct CrossEntropyBackward {
   TensorView dlogits;
   ConstTensorView logits;
-  const float* lse = nullptr;  // [m]
+  const float* bias = nullptr;  // [V] or null
+  const float* lse = nullptr;   // [m]
   CrossEntropyRows rows;
   VocabularyPart part;
 };

@@ -20,6 +20,7 @@ template <class S>
 struct Backward {
   Rows<S> dlogits;
   Rows<const float> logits;
+  const float* bias;  // or null
   const float *lse, *weight, *smooth;
   const std::int32_t* target;
   VocabularyPart part;
@@ -30,12 +31,13 @@ struct Backward {
 
 // Columns [column, column + kChunk) of (weight + smooth) p - weight onehot - smooth / vocab_size.
 template <class S, Access kAccess>
-__device__ __forceinline__ Chunk gradient(const Backward<S>& op, std::int64_t r,
+__device__ __forceinline__ Chunk gradient(const Backward<S>& op, const Chunk& bias, std::int64_t r,
                                           std::int64_t column) {
   const float lse = op.lse[r], weight = op.weight[r], smooth = op.smooth[r];
   const float scale = weight + smooth, shift = smooth / op.vocab_size;
   const std::int64_t target = op.target[r] - op.part.begin;
   Chunk v = load_chunk<kAccess>(op.logits[r], column, op.part.valid);
+  add_to(v, bias);
   for (int i = 0; i < kChunk; ++i) {
     v[i] = scale * expf(v[i] - lse) - shift;
     if (column + i == target) v[i] -= weight;
@@ -53,11 +55,13 @@ __global__ __launch_bounds__(kThreads) void backward_kernel(Backward<S> op,
       first_column + (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kChunk;
   const std::int64_t begin = blockIdx.y * op.piece_rows;
   const std::int64_t end = begin + op.piece_rows < op.rows ? begin + op.piece_rows : op.rows;
-  Chunk sum{};
+  Chunk sum{}, bias{};
+  if (op.bias && column < op.cols) bias = load_chunk<kAccess>(op.bias, column, op.part.valid);
   for (std::int64_t first = begin; first < end; first += kRowsAtOnce) {
     Chunk v[kRowsAtOnce];
     for (int k = 0; k < kRowsAtOnce; ++k)
-      if (first + k < end && column < op.cols) v[k] = gradient<S, kAccess>(op, first + k, column);
+      if (first + k < end && column < op.cols)
+        v[k] = gradient<S, kAccess>(op, bias, first + k, column);
     __syncthreads();  // dlogits may lie over the logits that other threads have just read
     for (int k = 0; k < kRowsAtOnce; ++k)
       if (first + k < end && column < op.cols) {
@@ -93,15 +97,17 @@ std::size_t cross_entropy_backward_workspace(std::int64_t rows, std::int64_t col
 }
 
 void cross_entropy_backward(const Launch& launch, TensorView dlogits, std::span<float> dbias,
-                            ConstTensorView logits, std::span<const float> lse,
-                            const CrossEntropyRows& rows, const VocabularyPart& part) {
+                            ConstTensorView logits, std::span<const float> bias,
+                            std::span<const float> lse, const CrossEntropyRows& rows,
+                            const VocabularyPart& part) {
   if (logits.size() == 0) return;
   const ColumnPieces pieces = row_pieces(logits.rows, logits.cols);
   float* partial = launch.scratch<float>(pieces.count * partial_width(logits.cols));
   with_element(dlogits.dtype, [&]<class S>() {
-    with_access<Access::tail>(all_aligned(dlogits, logits), [&]<Access kAccess>() {
+    with_access<Access::tail>(all_aligned(dlogits, logits, bias), [&]<Access kAccess>() {
       const Backward<S> op{.dlogits = rows_of<S>(dlogits),
                            .logits = rows_of<float>(logits),
+                           .bias = bias.data(),
                            .lse = lse.data(),
                            .weight = rows.weight.data(),
                            .smooth = rows.smooth.data(),

@@ -219,7 +219,7 @@ void CudaBackend::do_convert(TensorView out, ConstTensorView in) {
   cuda::convert(launch(), out, in);
 }
 
-void CudaBackend::do_cross_entropy_statistics(TensorView statistics, TensorView logits,
+void CudaBackend::do_cross_entropy_statistics(TensorView statistics, ConstTensorView logits,
                                               std::span<const float> bias,
                                               std::span<const std::int32_t> target,
                                               const VocabularyPart& part) {
@@ -232,11 +232,12 @@ void CudaBackend::do_cross_entropy_loss(std::span<float> lse, std::span<double> 
 }
 
 void CudaBackend::do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
-                                            ConstTensorView logits, std::span<const float> lse,
+                                            ConstTensorView logits, std::span<const float> bias,
+                                            std::span<const float> lse,
                                             const CrossEntropyRows& rows,
                                             const VocabularyPart& part) {
   cuda::cross_entropy_backward(launch(cross_entropy_backward_workspace(logits.rows, logits.cols)),
-                               dlogits, dbias, logits, lse, rows, part);
+                               dlogits, dbias, logits, bias, lse, rows, part);
 }
 
 void CudaBackend::do_fixed_point_add(std::span<std::int64_t> acc, std::span<float> largest,

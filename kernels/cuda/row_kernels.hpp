@@ -60,15 +60,16 @@ void convert(const Launch& launch, TensorView out, ConstTensorView in);
 // Every element becomes 0, gaps between rows stay.
 void zero_rows(const Launch& launch, TensorView x);
 
-void cross_entropy_statistics(const Launch& launch, TensorView statistics, TensorView logits,
+void cross_entropy_statistics(const Launch& launch, TensorView statistics, ConstTensorView logits,
                               std::span<const float> bias, std::span<const std::int32_t> target,
                               const VocabularyPart& part);
 void cross_entropy_loss(const Launch& launch, std::span<float> lse, std::span<double> row_loss,
                         ConstTensorView statistics, const CrossEntropyRows& rows);
 std::size_t cross_entropy_backward_workspace(std::int64_t rows, std::int64_t cols);
 void cross_entropy_backward(const Launch& launch, TensorView dlogits, std::span<float> dbias,
-                            ConstTensorView logits, std::span<const float> lse,
-                            const CrossEntropyRows& rows, const VocabularyPart& part);
+                            ConstTensorView logits, std::span<const float> bias,
+                            std::span<const float> lse, const CrossEntropyRows& rows,
+                            const VocabularyPart& part);
 
 // Bits of the CPU's: fixed point, max_abs, tile_sum_squares, adamw (work in bf16: except that
 // numbers below 2^-126 keep their bits here and may become 0 there).

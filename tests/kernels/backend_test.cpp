@@ -234,7 +234,7 @@ TEST(ShapeErrors, CrossEntropy) {
   const auto backward = [&](TensorView dlogits, std::span<float> dbias, std::span<float> weight,
                             std::int64_t valid) {
     expect_refused("cross_entropy_backward", [&](Backend& b) {
-      b.cross_entropy_backward(dlogits, dbias, t.logits.view(), t.n6, {t.ids, weight, t.n6, 5},
+      b.cross_entropy_backward(dlogits, dbias, t.logits.view(), {}, t.n6, {t.ids, weight, t.n6, 5},
                                {0, valid});
     });
   };
@@ -242,6 +242,10 @@ TEST(ShapeErrors, CrossEntropy) {
   backward(t.logits.view(), t.d4, t.n6, 5);
   backward(t.logits.view(), t.v5, t.d4, 5);
   backward(t.logits.view(), t.v5, t.n6, 6);
+  expect_refused("cross_entropy_backward", [&](Backend& b) {
+    b.cross_entropy_backward(t.logits.view(), t.v5, t.logits.view(), t.d4, t.n6,
+                             {t.ids, t.n6, t.n6, 5}, {0, 5});
+  });
   // In place, but with rows too close to each other.
   backward({t.logits.view().data, DType::bf16, 6, 5, 5}, t.v5, t.n6, 5);
 }

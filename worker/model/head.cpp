@@ -112,7 +112,7 @@ void Model::chunk_backward(const ModelViews& weights, const ModelViews& grads, s
   // A row of dlogits starts where its row of logits does: bf16 rows leave every second half unused.
   const std::int64_t ld = logits.ld * 4 / static_cast<std::int64_t>(size_of(compute_));
   const TensorView dlogits{logits.data, compute_, count, vocab_local_, ld};
-  backend_.cross_entropy_backward(dlogits, grads.head_bias, logits,
+  backend_.cross_entropy_backward(dlogits, grads.head_bias, logits, weights.head_bias,
                                   row_lse_.span().first(static_cast<std::size_t>(count)),
                                   chunk_of(begin, count), vocabulary_);
   group_product(head_grad_.view().row_slice(begin, count), dlogits, weights.word, Transpose::none,

@@ -11,6 +11,20 @@ std::size_t at(std::int64_t r) { return static_cast<std::size_t>(r); }
 
 float exp_of(float x) { return exp(broadcast(x))[0]; }
 
+// Logits of a row: a product and, where there is one, the bias.
+struct RowLogits {
+  const float* product;
+  const float* bias;
+
+  Vec at(std::int64_t column, auto count) const {
+    const Vec v = load(product + column, count);
+    return bias ? v + load(bias + column, count) : v;
+  }
+  float at(std::int64_t column) const {
+    return bias ? product[column] + bias[column] : product[column];
+  }
+};
+
 // A row's statistics so far (Milakov and Gimelshein 2018, "Online normalizer calculation for
 // softmax", with a block in the place of an element).
 struct RowStatistics {
@@ -18,14 +32,10 @@ struct RowStatistics {
   double sum_exp = 0;  // of exp(logit - max)
   double logit_sum = 0;
 
-  void add_block(float* logits, const float* bias, std::int64_t n) {
+  void add_block(const RowLogits& logits, std::int64_t begin, std::int64_t n) {
     Vec block_max = broadcast(-__builtin_inff()), block_sum = {};
     for_lanes(n, [&](std::int64_t i, auto count) {
-      Vec v = load(logits + i, count);
-      if (bias) {
-        v += load(bias + i, count);
-        store(logits + i, v, count);
-      }
+      const Vec v = logits.at(begin + i, count);
       block_sum += v;
       block_max = max_of(v, block_max, count);
     });
@@ -33,7 +43,7 @@ struct RowStatistics {
     const float new_max = horizontal_max(block_max) > max ? horizontal_max(block_max) : max;
     if (sum_exp != 0) sum_exp *= static_cast<double>(exp_of(max - new_max));
     max = new_max;
-    add_exponentials(logits, n);
+    add_exponentials(logits, begin, n);
   }
 
  private:
@@ -49,10 +59,10 @@ struct RowStatistics {
     return v;
   }
 
-  void add_exponentials(const float* logits, std::int64_t n) {
+  void add_exponentials(const RowLogits& logits, std::int64_t begin, std::int64_t n) {
     Vec sum = {};
     for_lanes(n, [&](std::int64_t i, auto count) {
-      sum += only(exp(load(logits + i, count) - max), count);
+      sum += only(exp(logits.at(begin + i, count) - max), count);
     });
     sum_exp += static_cast<double>(horizontal_sum(sum));
   }
@@ -67,12 +77,12 @@ std::int64_t target_column(std::int32_t target, const VocabularyPart& part) {
 // Constants of a row's gradient: dlogit = scale * exp(logit - lse) - shift - onehot * weight.
 template <class T>
 struct RowGradient {
-  const float* logits;
+  RowLogits logits;
   T* dlogits;
   float lse, scale, shift;
 
   RowGradient(const CrossEntropyBackward& op, std::int64_t r)
-      : logits(row<float>(op.logits, r)),
+      : logits{row<float>(op.logits, r), op.bias},
         dlogits(row<T>(op.dlogits, r)),
         lse(op.lse[r]),
         scale(op.rows.weight[at(r)] + op.rows.smooth[at(r)]),
@@ -82,7 +92,7 @@ struct RowGradient {
   void do_block(float* dbias, std::int64_t begin, std::int64_t n) const {
     for_lanes(n, [&](std::int64_t i, auto count) {
       const std::int64_t column = begin + i;
-      const Vec v = exp(load(logits + column, count) - lse) * scale - shift;
+      const Vec v = exp(logits.at(column, count) - lse) * scale - shift;
       store(dlogits + column, v, count);
       store(dbias + column, load(dbias + column, count) + v, count);
     });
@@ -95,7 +105,7 @@ void backward_block(const CrossEntropyBackward& op, float* dbias, std::int64_t r
   const RowGradient<T> gradient(op, r);
   const std::int64_t target = target_column(op.rows.target[at(r)], op.part);
   const bool has_target = target >= begin && target < begin + n;
-  const float logit = has_target ? gradient.logits[target] : 0;
+  const float logit = has_target ? gradient.logits.at(target) : 0;
   gradient.do_block(dbias, begin, n);
   if (!has_target) return;
   // Again from the logit, so that the stored value is rounded once.
@@ -125,19 +135,18 @@ void backward_rows(const CrossEntropyBackward& op, float* dbias, RowRange rows) 
 
 void cross_entropy_statistics(const CrossEntropyStatistics& op, RowRange rows) {
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
-    float* logits = row<float>(op.logits, r);
+    const RowLogits logits{row<float>(op.logits, r), op.bias};
     RowStatistics statistics;
     for (std::int64_t begin = 0; begin < op.part.valid; begin += kBlock) {
       const std::int64_t left = op.part.valid - begin;
-      statistics.add_block(logits + begin, op.bias ? op.bias + begin : nullptr,
-                           left < kBlock ? left : kBlock);
+      statistics.add_block(logits, begin, left < kBlock ? left : kBlock);
     }
     const std::int64_t target = target_column(op.target[r], op.part);
     float* out = row<float>(op.statistics, r);
     out[CrossEntropyColumn::max] = statistics.max;
     out[CrossEntropyColumn::sum_exp] = static_cast<float>(statistics.sum_exp);
     out[CrossEntropyColumn::logit_sum] = static_cast<float>(statistics.logit_sum);
-    out[CrossEntropyColumn::target_logit] = target < 0 ? 0.0f : logits[target];
+    out[CrossEntropyColumn::target_logit] = target < 0 ? 0.0f : logits.at(target);
   }
 }
 

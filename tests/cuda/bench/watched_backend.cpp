@@ -313,7 +313,7 @@ void WatchedBackend::do_convert(TensorView out, ConstTensorView in) {
       [&] { inner_->convert(out, in); });
 }
 
-void WatchedBackend::do_cross_entropy_statistics(TensorView statistics, TensorView logits,
+void WatchedBackend::do_cross_entropy_statistics(TensorView statistics, ConstTensorView logits,
                                                  std::span<const float> bias,
                                                  std::span<const std::int32_t> target,
                                                  const VocabularyPart& part) {
@@ -321,8 +321,8 @@ void WatchedBackend::do_cross_entropy_statistics(TensorView statistics, TensorVi
       [&] {
         return Operation{.name = "cross_entropy_statistics",
                          .shape = sizes(logits),
-                         .bytes = (bias.empty() ? 4 : 8) * elements(logits),
-                         .written = {statistics, logits}};
+                         .bytes = bytes(logits),
+                         .written = {statistics}};
       },
       [&] { inner_->cross_entropy_statistics(statistics, logits, bias, target, part); });
 }
@@ -341,7 +341,8 @@ void WatchedBackend::do_cross_entropy_loss(std::span<float> lse, std::span<doubl
 }
 
 void WatchedBackend::do_cross_entropy_backward(TensorView dlogits, std::span<float> dbias,
-                                               ConstTensorView logits, std::span<const float> lse,
+                                               ConstTensorView logits, std::span<const float> bias,
+                                               std::span<const float> lse,
                                                const CrossEntropyRows& rows,
                                                const VocabularyPart& part) {
   watched(
@@ -351,7 +352,7 @@ void WatchedBackend::do_cross_entropy_backward(TensorView dlogits, std::span<flo
                          .bytes = bytes(logits, dlogits),
                          .written = {dlogits, dbias}};
       },
-      [&] { inner_->cross_entropy_backward(dlogits, dbias, logits, lse, rows, part); });
+      [&] { inner_->cross_entropy_backward(dlogits, dbias, logits, bias, lse, rows, part); });
 }
 
 // The pieces lie in device memory; their table never changes, so it is read once.
