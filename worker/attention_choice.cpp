@@ -63,10 +63,10 @@ PlannedAttention planned(AttentionPath path, const Here& here) {
   return {path, path == AttentionPath::cudnn ? cudnn_name(here.cudnn) : ""};
 }
 
-// Every rank throws it.
-[[noreturn]] void refuse(const AttentionQuestion& question, const Refusal& refusal) {
-  throw AgreedError(ExitCode::environment, "stage " + question.stage + ": parallel.attention: " +
-                                               refusal.why + "; " + refusal.remedy);
+// Every rank throws it. `usage`: no other machine would do, so nobody tries again.
+[[noreturn]] void refuse(const AttentionQuestion& question, ExitCode code, const Refusal& refusal) {
+  throw AgreedError(code, "stage " + question.stage + ": parallel.attention: " + refusal.why +
+                              "; " + refusal.remedy);
 }
 
 AttentionChoice keep(const mpi::Comm& world, AttentionChooser& chooser, const Here& here,
@@ -78,9 +78,10 @@ AttentionChoice keep(const mpi::Comm& world, AttentionChooser& chooser, const He
   if (path == AttentionPath::cudnn) {
     const std::string fault = fault_of(world, chooser, path, question.shape);
     if (!fault.empty())
-      refuse(question, {"the stage began with cuDNN, which now fails its check (" + fault + ")",
-                        "leave that machine out, or delete " + question.plan_file.string() +
-                            " to choose again, with other last bits"});
+      refuse(question, ExitCode::environment,
+             {"the stage began with cuDNN, which now fails its check (" + fault + ")",
+              "leave that machine out, or delete " + question.plan_file.string() +
+                  " to choose again, with other last bits"});
   }
   return {planned(path, here), {}};
 }
@@ -101,7 +102,8 @@ AttentionChoice choose(const mpi::Comm& world, AttentionChooser& chooser, const 
     if (fault.empty()) return {planned(AttentionPath::cudnn, here), {}};
     refusal = {"cuDNN fails its check (" + fault + ")", "leave that machine out, or use OWN"};
   }
-  if (!automatic) refuse(question, refusal);
+  if (!automatic)
+    refuse(question, fault.empty() ? ExitCode::usage : ExitCode::environment, refusal);
   log::write(fault.empty() ? log::Level::info : log::Level::warning,
              "stage " + question.stage + ": attention OWN, as cuDNN is not used: " + refusal.why);
   return {planned(AttentionPath::own, here), fault};
@@ -133,8 +135,9 @@ AttentionChoice settle_attention(const mpi::Comm& world, Backend& backend,
   if (chooser == nullptr) {
     const AttentionPath wished = wished_path(question.wish);
     if (wished != AttentionPath::own)
-      refuse(question, {std::string(name_of(wished)) + " is for GPUs, and this run is on CPUs",
-                        "use AUTO or OWN"});
+      refuse(question, ExitCode::usage,
+             {std::string(name_of(wished)) + " is for GPUs, and this run is on CPUs",
+              "use AUTO or OWN"});
     return {};
   }
   const Here here = look_around(world, backend);
