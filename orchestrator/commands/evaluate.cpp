@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdio>
 
 #include "core/error.hpp"
@@ -42,6 +43,9 @@ int evaluate(const Arguments& arguments, const mpi::Comm& world) {
       .value("split", "NAME", "rows to use; default: test")
       .value("template", "TEXT", "text given to the model; default: {prompt}")
       .value("limit", "N", "rows to use; default: 0, all")
+      .value("max-length", "N",
+             "leave out rows of more tokens, prompt and response, as a recipe's max_length;\n"
+             "default: what the model can hold")
       .value("length", "N", "tokens of an answer; default: oracle, as many as the response has")
       .flag("show", "print every prompt, reference and answer");
   add_decoding_options(options);
@@ -58,7 +62,8 @@ int evaluate(const Arguments& arguments, const mpi::Comm& world) {
                       make_device(DeviceKind::automatic, mpi::Comm()).backend);
   const std::string split = options.get("split", "test");
   const data::TaskFile file = task_file(options);
-  const std::int32_t longest = generator.longest_response(0);
+  const std::int32_t most = generator.longest_response(0);
+  const std::int32_t longest = std::min(most, options.integer("max-length", most, 4));
   const data::Task task = data::read_task(file, split, generator.tokenizer(), longest,
                                           options.integer<std::uint64_t>("limit", 0, 0));
   data::require_pairs(task, file, split, longest);

@@ -92,8 +92,8 @@ def evaluate(demist, folder, pairs):
     expect(output.count("reference  ") == 5 and "5 examples in" in output, output)
     for row in ("model", "lead", "copy"):
         expect(f"\n{row:<10}  ROUGE-L " in output, output)
-
-
+    refused = demist("evaluate", folder, pairs, "--split-field", 2, "--max-length", 4, code=3).stderr
+    expect("of at most 4 tokens" in refused, refused)
     refused = demist("evaluate", folder, pairs, "--length", 1000, code=2).stderr
     expect("leave room for" in refused, refused)  # as `generate` does, and not a shorter answer
     with open("/dev/full", "w") as full:
