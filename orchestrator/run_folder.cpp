@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
-#include "orchestrator/config.hpp"
+#include "core/file.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/summary.hpp"
 #include "worker/checkpoint/catalog.hpp"
@@ -55,6 +55,8 @@ fs::path model_of_run(const fs::path& folder) {
 }  // namespace
 
 bool is_run_folder(const fs::path& path) { return fs::is_regular_file(path / kRecord); }
+
+void write_record(const RunConfig& run) { atomic_write(run.run_dir / kRecord, run.resolved); }
 
 fs::path find_model(const fs::path& given) {
   if (!fs::exists(given)) throw ConfigError(given.string() + " does not exist" + kRemedy);

@@ -7,13 +7,18 @@
 #include <string>
 #include <vector>
 
+#include "orchestrator/config.hpp"
 #include "worker/checkpoint/catalog.hpp"
 #include "worker/checkpoint/retention.hpp"
 
 namespace demist {
 
-// Whether `demist run` made this folder.
+// Whether a recipe has been run in this folder.
 bool is_run_folder(const std::filesystem::path& path);
+
+// Writes the resolved recipe into the run folder, which is a run's from then on. REQUIRES: nobody
+// else works there.
+void write_record(const RunConfig& run);
 
 // The checkpoint, or the folder of checkpoints, that `given` stands for: itself, a file in it, the
 // stage around it, or the run whose last training stage made it. Throws ConfigError saying what

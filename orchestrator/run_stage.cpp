@@ -14,6 +14,7 @@
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/rank_watch.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/score_stage.hpp"
 #include "orchestrator/stage_state.hpp"
@@ -141,7 +142,10 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     open_log(world, run.run_dir);
     // Two runs in one folder would write each other's checkpoints.
     if (world.rank() == 0) lock.emplace(run.run_dir / "lock", kLockPatience);
-    if (world.rank() == 0) clear_exit_records(run.run_dir, stage.name);
+    if (world.rank() == 0) {
+      clear_exit_records(run.run_dir, stage.name);
+      write_record(run);  // `demist run` has, a user's mpirun has not
+    }
     state.key = stage_key(run, stage);
     status = require_sound(run, stage);
     if (status == StageStatus::started) state = *read_started(stage);

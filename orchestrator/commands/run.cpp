@@ -11,6 +11,7 @@
 #include "orchestrator/events.hpp"
 #include "orchestrator/exit_record.hpp"
 #include "orchestrator/launch.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/run_stage.hpp"
 #include "orchestrator/signal_relay.hpp"
@@ -33,7 +34,7 @@ void open_run(const RunConfig& run, const SupervisorOptions& options) {
   fs::create_directories(run.run_dir);
   const FileLock lock(run.run_dir / "lock", kLockPatience);
   check_stages(run, options.redo);
-  atomic_write(run.run_dir / "recipe.textproto", run.resolved);
+  write_record(run);
   if (options.allocation) return;       // `demist submit` has said how
   fs::remove(run.run_dir / kStopFile);  // who starts a run wants it to go on
   std::vector<std::string> overrides = options.overrides;

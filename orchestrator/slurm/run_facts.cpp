@@ -111,9 +111,11 @@ RunProgress progress_of(const RunConfig& run) {
   RunProgress progress;
   progress.done = true;
   for (const StageConfig& stage : run.stages) {
-    if (read_done(stage)) continue;
+    const bool done = read_done(stage).has_value();
+    const auto started = done ? std::nullopt : read_started(stage);
+    progress.begun = progress.begun || done || started;
+    if (done) continue;
     progress.done = false;
-    const auto started = read_started(stage);
     if (!started) break;
     progress.stage = stage.name;
     const auto changed =

@@ -24,12 +24,18 @@ bool is_pending(const RunFacts& f) {
   return f.row && (f.row->state == "PENDING" || f.row->state.starts_with("REQUEUE"));
 }
 
-// Whether a supervisor works on it.
+// Neither supervised nor submitted: what there is comes from `demist train` under a user's mpirun.
+bool is_by_hand(const RunFacts& f) {
+  return f.events.started == 0 && f.events.job_started == 0 && !f.job;
+}
+
+// Whether a supervisor, or a user, works on it.
 bool is_worked_on(const RunFacts& f) {
   if (is_in_queue(f) && !is_pending(f)) return true;
   if (f.process_lives && !f.events.in_job) return *f.process_lives && f.events.open;
   if (f.job && f.queue_answered && f.row) return false;  // Slurm says that it is over
-  return f.events.open && f.progress.alive > 0 && f.now - f.progress.alive < kSilence;
+  const bool open = f.events.open || is_by_hand(f);
+  return open && f.progress.alive > 0 && f.now - f.progress.alive < kSilence;
 }
 
 RunState judge_pending(const RunFacts& f) {
@@ -94,7 +100,9 @@ RunState judge_ended(const RunFacts& f) {
       (f.row && f.row->state == "CANCELLED") || (f.account && f.account->state == "CANCELLED");
   if (f.stop_file || cancelled || (by_itself && !newer_job && (code == kSaved || code == 0)))
     return {Activity::stopped, "saved work stands; demist resume goes on"};
-  if (never && !f.job) return {Activity::fresh, "nothing has begun"};
+  if (is_by_hand(f))
+    return f.progress.begun ? RunState{Activity::stopped, "demist train goes on"}
+                            : RunState{Activity::fresh, "nothing has begun"};
   if (by_itself && !newer_job) return {Activity::failed, failure_text(f)};
   std::string text = failure_text(f);
   if (text.empty())

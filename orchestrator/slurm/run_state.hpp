@@ -32,8 +32,9 @@ struct RunEvents {
 
 // How far it has come.
 struct RunProgress {
-  bool done = false;  // every stage
-  std::string stage;  // begun and not done; "": none
+  bool done = false;   // every stage
+  bool begun = false;  // some stage
+  std::string stage;   // begun and not done; "": none
   bool training = false;
   std::int64_t step = 0, steps = 0;  // finished, of
   double loss = 0, tokens_per_second = 0;

@@ -11,6 +11,7 @@
 #include "orchestrator/events.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/signal_relay.hpp"
 #include "orchestrator/slurm/allocation.hpp"
@@ -194,7 +195,7 @@ int submit(Launch launch, bool dry_run) {
   {
     const FileLock nobody_works_here(run.run_dir / "lock", kLockPatience);
     fs::remove(run.run_dir / kStopFile);
-    atomic_write(run.run_dir / "recipe.textproto", run.resolved);
+    write_record(run);
     write_launch(run.run_dir, launch);
   }
   std::vector<Job> sent;

@@ -150,6 +150,13 @@ TEST(RunState, WorksWithoutSlurm) {
   facts.process_lives.reset();  // it runs on another host
   EXPECT_EQ(activity(facts), Activity::training);
   EXPECT_EQ(activity(RunFacts{}), Activity::fresh);
+  RunFacts by_hand;  // `demist train` under a user's mpirun leaves no events
+  by_hand.now = kNow;
+  by_hand.progress = training().progress;
+  by_hand.progress.begun = true;
+  EXPECT_EQ(activity(by_hand), Activity::training);
+  by_hand.progress.alive = by_hand.progress.last_line = kNow - 100;
+  EXPECT_EQ(activity(by_hand), Activity::stopped);
 }
 
 TEST(RunEvents, ASecondSupervisorThatIsRefusedDoesNotHideTheFirst) {
