@@ -53,7 +53,51 @@ Standing stand(const RunConfig& run, const StageConfig& stage, bool redo) {
   return standing;
 }
 
+struct NamedFile {
+  std::string field;
+  fs::path path;
+};
+
+// Files and folders that a stage reads and no stage of the recipe but a PREPARE stage makes.
+std::vector<NamedFile> inputs_of(const RunConfig& run, const StageConfig& stage) {
+  std::vector<NamedFile> files;
+  if (std::holds_alternative<TokenizerStage>(stage.work))
+    for (const fs::path& input : run.tokenizer.training.inputs)
+      files.push_back({"tokenizer.inputs", input});
+  else if (!run.tokenizer.trained && !std::holds_alternative<PrepareStage>(stage.work))
+    files.push_back({"tokenizer.model", run.tokenizer.model});
+  if (std::holds_alternative<CorpusStage>(stage.work))
+    for (const CorpusConfig& corpus : run.corpora)
+      for (const data::CorpusInput& input : corpus.build.inputs)
+        files.push_back({"corpora." + corpus.build.name + ".inputs", input.path});
+  std::vector<std::string> corpora, tasks;
+  if (const auto* training = std::get_if<TrainingStage>(&stage.work)) {
+    corpora = {training->corpus, training->held_out};
+    tasks = training->tasks;
+  }
+  if (const auto* score = std::get_if<ScoreStage>(&stage.work)) tasks = {score->task};
+  for (const std::string& name : corpora)
+    if (!name.empty() && !run.corpus(name).built)
+      files.push_back({"corpora." + name + ".folder", run.corpus(name).build.output});
+  for (const std::string& name : tasks)
+    files.push_back({"tasks." + name + ".file", run.task(name).file.path});
+  return files;
+}
+
 }  // namespace
+
+void require_inputs(const RunConfig& run, const std::string& only) {
+  for (const StageConfig& stage : run.stages) {
+    if (read_done(stage) || (!only.empty() && stage.name != only)) continue;
+    if (std::holds_alternative<PrepareStage>(stage.work)) return;
+    for (const auto& [field, path] : inputs_of(run, stage)) {
+      std::error_code unknown;
+      if (fs::status(path, unknown).type() == fs::file_type::not_found)
+        throw DataError(field + ": " + path.string() + " is not there, and stage " + stage.name +
+                        " reads it; put it there, or name another file");
+    }
+  }
+}
 
 void check_stages(const RunConfig& run, bool redo) {
   std::set<std::string> open;  // stages with work to do, and what depends on them

@@ -1,4 +1,5 @@
-// What stands in the way of a run: work made with other settings, and results that are gone.
+// What stands in the way of a run: work made with other settings, results that are gone, and files
+// that are not there.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,6 +11,11 @@ namespace demist {
 // Changes nothing. Throws what make_ready() would throw for the stages whose inputs are settled:
 // those that depend on a stage with work to do are judged when it is done.
 void check_stages(const RunConfig& run, bool redo);
+
+// Throws DataError naming a file that a stage with work to do (`only`; empty: any) reads and that
+// is not there: now, and not when the stages before it have run for days. What a PREPARE stage may
+// still make is not missed.
+void require_inputs(const RunConfig& run, const std::string& only);
 
 // How a stage stands. Throws when it holds work made with other settings, and when it is done but
 // its result is gone, unless all who read that result are done too. REQUIRES: the stages that it

@@ -34,6 +34,7 @@ void open_run(const RunConfig& run, const SupervisorOptions& options) {
   fs::create_directories(run.run_dir);
   const FileLock lock(run.run_dir / "lock", kLockPatience);
   check_stages(run, options.redo);
+  require_inputs(run, options.only);
   write_record(run);
   if (options.allocation) return;       // `demist submit` has said how
   fs::remove(run.run_dir / kStopFile);  // who starts a run wants it to go on

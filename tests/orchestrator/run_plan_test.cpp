@@ -22,6 +22,7 @@ class RunPlanTest : public testing::Test {
     rdm.tasks = {"t"};
     ScoreStage score;
     score.start_from = "rdm";
+    score.task = "t";
     run_.stages = {
         {"text", PrepareStage{{"true"}, folder_ / "raw.txt"}, folder_ / "text", "h1", {}},
         {"mlm", mlm, folder_ / "mlm", "h2", {"text"}},
@@ -61,6 +62,35 @@ TEST_F(RunPlanTest, WhatIsDoneIsPassedOver) {
   EXPECT_EQ(check(), ExitCode::done);
   for (const StageConfig& stage : run_.stages)
     EXPECT_EQ(make_ready(run_, stage, false), StageStatus::done) << stage.name;
+}
+
+// Only what a stage with work to do reads, and no stage that has work to do may make.
+TEST_F(RunPlanTest, AFileThatIsMissingIsNamedBeforehand) {
+  TaskConfig task;
+  task.name = "t";
+  task.file.path = folder_ / "pairs.tsv";
+  run_.tasks = {task};
+  run_.corpora.resize(1);
+  run_.corpora[0].build.name = "c";
+  run_.corpora[0].built = true;
+  run_.tokenizer.trained = true;
+  EXPECT_NO_THROW(require_inputs(run_, ""));  // all is done
+  fs::remove(folder_ / "score/done.json");
+  try {
+    require_inputs(run_, "");
+    FAIL() << "nothing is missed";
+  } catch (const DataError& error) {
+    EXPECT_EQ(std::string(error.what()).find("tasks.t.file: " + task.file.path.string()), 0u)
+        << error.what();
+  }
+  EXPECT_NO_THROW(require_inputs(run_, "mlm"));
+  atomic_write(task.file.path, "a\tb\n");
+  EXPECT_NO_THROW(require_inputs(run_, ""));
+  run_.tokenizer.trained = false;
+  run_.tokenizer.model = folder_ / "no.model";
+  EXPECT_THROW(require_inputs(run_, ""), DataError);
+  fs::remove(folder_ / "text/done.json");  // it may make all of that
+  EXPECT_NO_THROW(require_inputs(run_, ""));
 }
 
 TEST_F(RunPlanTest, OtherSettingsAreRefusedOrForgotten) {
