@@ -108,6 +108,8 @@ std::string fill_template(const std::string& pattern, std::string_view prompt) {
 
 }  // namespace
 
+bool is_column_number(const std::string& field) { return column_number(field).has_value(); }
+
 TaskRows parse_task_rows(const TaskFile& file, const std::string& split,
                          const NextLine& next_line) {
   if (file.prompt_template.find(kPlaceholder) == std::string::npos)

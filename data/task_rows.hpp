@@ -12,6 +12,9 @@
 
 namespace demist::data {
 
+// Whether a task's column is a number, so of a TSV file, or a name, so of a JSONL file.
+bool is_column_number(const std::string& field);
+
 // The usable rows of one split.
 struct TaskRows {
   std::vector<std::string> prompts, responses;

@@ -3,8 +3,7 @@
 #include <map>
 #include <numeric>
 
-#include "data/corpus.hpp"
-#include "orchestrator/config_recipe.hpp"
+#include "orchestrator/config_ranges.hpp"
 #include "orchestrator/nearest.hpp"
 
 namespace demist::config {
@@ -137,34 +136,12 @@ void check_start(ParsedRecipe& recipe, const Stage& stage,
                  "\"" + from + "\" is not an earlier training stage", remedy);
 }
 
-struct Range {
-  double low, high;
-  const char* words;
-};
-constexpr Range kFraction{0, 1, "between 0 and 1"};
-constexpr Range kPositive{1e-300, 1e300, "greater than 0"};
-constexpr Range kNotNegative{0, 1e300, "0 or greater"};
-constexpr Range kAtLeastOne{1, 1e300, "1 or greater"};
-constexpr Range kBelowOne{0, 0.999999999, "at least 0 and below 1"};
-
 // A step's plan names every micro-batch, and a held-out loss cannot be interrupted.
 constexpr Range kMicroBatches{1, 1e6, "between 1 and 1000000"};
 // As many cores as a thread can be pinned to.
 constexpr Range kThreads{0, 1024, "between 1 and 1024, or 0 for a share of the cores"};
 
 constexpr double kLargestSize = 1e6;  // of a model's side; products of two stay exact in int64
-
-std::string number(double value) {
-  std::string text = std::to_string(value);
-  text.erase(text.find_last_not_of('0') + 1);
-  if (text.back() == '.') text.pop_back();
-  return text;
-}
-
-void check_range(ParsedRecipe& recipe, const std::string& path, double value, const Range& range) {
-  recipe.require(value >= range.low && value <= range.high, path, "is " + number(value),
-                 std::string("must be ") + range.words);
-}
 
 void check_model(ParsedRecipe& recipe) {
   const recipe::Model& m = recipe.message().model();
@@ -194,6 +171,9 @@ void check_parallel(ParsedRecipe& recipe, RanksOf ranks) {
   check_range(recipe, "parallel.ranks", p.ranks(), kAtLeastOne);
   check_range(recipe, "parallel.threads", p.threads(), kThreads);
   check_range(recipe, "parallel.peak_gflops", p.peak_gflops(), kNotNegative);
+  recipe.require(!p.tune_products() || p.device() != recipe::Parallel::CPU,
+                 "parallel.tune_products", "chooses among a GPU's products, and device is CPU",
+                 "remove one of them");
   const int tensor = p.tensor();
   recipe.require(tensor == 1 || tensor == 2 || tensor == 4 || tensor == 8, "parallel.tensor",
                  "is " + std::to_string(tensor), "must be 1, 2, 4 or 8");
@@ -237,12 +217,16 @@ void check_checkpoints(ParsedRecipe& recipe) {
                  "set evaluate.every_steps of a stage so that it meets checkpoint.every_steps");
 }
 
-void check_recovery(ParsedRecipe& recipe) {
+void check_recovery(ParsedRecipe& recipe, RanksOf ranks) {
   const recipe::Recovery& r = recipe.message().recovery();
   check_range(recipe, "recovery.attempts", r.attempts(), kAtLeastOne);
   check_range(recipe, "recovery.delay_seconds", r.delay_seconds(), kNotNegative);
   check_range(recipe, "recovery.longest_delay_seconds", r.longest_delay_seconds(), kNotNegative);
   check_range(recipe, "recovery.min_ranks", r.min_ranks(), kNotNegative);
+  const int most = recipe.message().parallel().ranks();
+  recipe.require(ranks == RanksOf::launcher || r.min_ranks() <= most, "recovery.min_ranks",
+                 std::to_string(r.min_ranks()) + " of " + std::to_string(most) + " ranks",
+                 "lower it, or raise parallel.ranks");
   recipe.require(r.hang_factor() == 0 || r.hang_factor() >= 1, "recovery.hang_factor",
                  "is " + number(r.hang_factor()), "must be 1 or greater, or 0 for none");
   check_range(recipe, "recovery.self_check_every_steps",
@@ -251,56 +235,6 @@ void check_recovery(ParsedRecipe& recipe) {
                  "recovery.self_check_every_steps",
                  "needs reduction: EXACT, with which other ranks compute the same bits",
                  "set it to 0, or use EXACT");
-}
-
-void check_inputs(ParsedRecipe& recipe) {
-  const Recipe& r = recipe.message();
-  const auto has = [&](Stage::Kind kind) {
-    return std::any_of(r.stages().begin(), r.stages().end(),
-                       [&](const Stage& stage) { return stage.kind() == kind; });
-  };
-  const bool trains = has(Stage::TOKENIZER), exists = !r.tokenizer().model().empty();
-  recipe.require(!(trains && exists), "tokenizer.model", "is given, and a stage trains another",
-                 "remove the TOKENIZER stage or this field");
-  recipe.require(!trains || !r.tokenizer().inputs().empty(), "tokenizer.inputs", "is missing",
-                 "name the text files to train the tokenizer on");
-  recipe.require(trains || exists || !(has(Stage::PRETRAIN) || has(Stage::ADAPT)), "tokenizer",
-                 "there is none", "add a TOKENIZER stage, or set tokenizer.model");
-  if (!exists) {
-    check_range(recipe, "tokenizer.pieces", r.tokenizer().pieces(), {10, 16e6, "10 or greater"});
-    check_range(recipe, "tokenizer.character_coverage", r.tokenizer().character_coverage(),
-                {0.98, 1, "between 0.98 and 1"});
-    check_range(recipe, "tokenizer.max_bytes", static_cast<double>(r.tokenizer().max_bytes()),
-                kNotNegative);
-  }
-  for (const recipe::Corpus& corpus : r.corpora()) {
-    const std::string path = "corpora." + corpus.name();
-    recipe.require(corpus.folder().empty() != corpus.inputs().empty(), path,
-                   "needs inputs or a folder, and not both", "give one of them");
-    recipe.require(corpus.inputs().empty() || has(Stage::CORPUS), path, "no stage builds it",
-                   "add a stage of kind CORPUS, or set folder");
-    check_range(recipe, path + ".range_bytes", static_cast<double>(corpus.range_bytes()),
-                {4096, 1e15, "4096 or greater"});
-    check_range(recipe, path + ".max_invalid", corpus.max_invalid(), kFraction);
-    for (int i = 0; i < corpus.inputs_size(); ++i) {
-      const std::string input = path + ".inputs." + std::to_string(i);
-      const std::string& tag = corpus.inputs(i).language();
-      recipe.require(!corpus.inputs(i).path().empty(), input + ".path", "is missing",
-                     "name a file");
-      recipe.require(data::is_language_tag(tag), input + ".language",
-                     "\"" + tag + "\" is not a language tag",
-                     "use letters, digits and '-', as in en or pt-BR");
-    }
-  }
-  for (const recipe::Task& task : r.tasks()) {
-    const std::string path = "tasks." + task.name();
-    recipe.require(!task.file().empty(), path + ".file", "is missing", "name a TSV or JSONL file");
-    recipe.require(task.template_().find("{prompt}") != std::string::npos, path + ".template",
-                   "does not contain {prompt}", "say where the prompt's text goes");
-    check_range(recipe, path + ".ratio", task.ratio(), kPositive);
-    check_range(recipe, path + ".limit", static_cast<double>(task.limit()), kNotNegative);
-    check_range(recipe, path + ".max_length", task.max_length(), {4, 1e9, "4 or greater"});
-  }
 }
 
 void check_optimizer(ParsedRecipe& recipe, const Stage& stage) {
@@ -380,10 +314,12 @@ void check_training(ParsedRecipe& recipe, const Stage& stage) {
   check_range(recipe, path + "batch.micro_batches", stage.batch().micro_batches(), kMicroBatches);
   check_range(recipe, path + "hidden_dropout", stage.hidden_dropout(), kBelowOne);
   check_range(recipe, path + "attention_dropout", stage.attention_dropout(), kBelowOne);
-  check_range(recipe, path + "evaluate.every_steps",
-              static_cast<double>(stage.evaluate().every_steps()), kNotNegative);
-  check_range(recipe, path + "evaluate.micro_batches", stage.evaluate().micro_batches(),
-              kMicroBatches);
+  if (stage.has_evaluate()) {
+    check_range(recipe, path + "evaluate.every_steps",
+                static_cast<double>(stage.evaluate().every_steps()), kNotNegative);
+    check_range(recipe, path + "evaluate.micro_batches", stage.evaluate().micro_batches(),
+                kMicroBatches);
+  }
   check_optimizer(recipe, stage);
   check_guard(recipe, stage);
   check_noise(recipe, stage);
@@ -453,6 +389,7 @@ void check_presence(ParsedRecipe& recipe) {
   recipe.require(!r.stages().empty(), "stages", "there are none", "add at least one stage");
   const Recipe copy = r;  // pointing at a field may add an empty message around it
   for (const Stage& stage : copy.stages()) check_fields_of_stage(recipe, stage);
+  check_unread(recipe);
 }
 
 void check_values(ParsedRecipe& recipe, RanksOf ranks) {
@@ -460,7 +397,7 @@ void check_values(ParsedRecipe& recipe, RanksOf ranks) {
   check_inputs(recipe);
   check_parallel(recipe, ranks);
   check_checkpoints(recipe);
-  check_recovery(recipe);
+  check_recovery(recipe, ranks);
   std::vector<std::string> earlier_training;
   bool model_checked = false;
   for (const Stage& stage : r.stages()) {

@@ -21,8 +21,8 @@ constexpr const char* kTraining = R"(
   batch { micro_batches: 1 max_tokens: 4096 }
   optimizer { warmup_steps: 0 final_fraction: 0 beta1: 0.9 beta2: 0.98 epsilon: 1e-6
               weight_decay: 0.01 clip_norm: 1 }
-  guard { bad_in_a_row: 3 rollbacks: 2 window: 128 loss_spike: 0 norm_spike: 0 }
-  evaluate { every_steps: 0 micro_batches: 8 })";
+  guard { bad_in_a_row: 3 rollbacks: 2 window: 128 loss_spike: 0 norm_spike: 0 })";
+constexpr const char* kMeasured = R"(evaluate { every_steps: 0 micro_batches: 8 })";
 constexpr const char* kPretrain = R"(batch { sequence_length: 512 } language_alpha: 1)";
 constexpr const char* kMlm =
     R"(mlm { mask_fraction: 0.15 keep_fraction: 0.1 random_fraction: 0.1 })";
@@ -42,6 +42,7 @@ void complete_training(recipe::Stage& stage, const recipe::Model& model) {
   if (!stage.has_attention_dropout()) stage.set_attention_dropout(model.attention_dropout());
   const bool pretrain = stage.kind() == recipe::Stage::PRETRAIN;
   if (pretrain) complete(&stage, kPretrain);
+  if (!pretrain || !stage.held_out().empty()) complete(&stage, kMeasured);
   complete(&stage, pretrain && !stage.has_rdm() ? kMlm : kRdm);
 }
 
@@ -53,9 +54,11 @@ void apply_defaults(recipe::Recipe& recipe) {
   if (recipe.tokenizer().model().empty())
     complete(recipe.mutable_tokenizer(), "pieces: 8000 character_coverage: 0.9995 max_bytes: 0");
   for (recipe::Corpus& corpus : *recipe.mutable_corpora()) {
-    complete(&corpus, "range_bytes: 16777216 max_invalid: 0.01");
-    for (recipe::Corpus::Input& input : *corpus.mutable_inputs())
-      complete(&input, "language: 'und' json_field: 'text'");
+    if (corpus.folder().empty()) complete(&corpus, "range_bytes: 16777216 max_invalid: 0.01");
+    for (recipe::Corpus::Input& input : *corpus.mutable_inputs()) {
+      complete(&input, "language: 'und'");
+      if (input.format() == recipe::Corpus::Input::JSONL) complete(&input, "json_field: 'text'");
+    }
   }
   for (recipe::Task& task : *recipe.mutable_tasks())
     complete(&task,

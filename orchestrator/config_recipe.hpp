@@ -59,6 +59,10 @@ void apply_defaults(recipe::Recipe& recipe);
 
 // Impossible values and combinations. REQUIRES: defaults not yet applied (presence is looked at).
 void check_presence(ParsedRecipe& recipe);
+// Fields that nothing would read, for what stands in another. REQUIRES: as check_presence.
+void check_unread(ParsedRecipe& recipe);
+// Values of the tokenizer, the corpora and the tasks. REQUIRES: defaults applied.
+void check_inputs(ParsedRecipe& recipe);
 // REQUIRES: defaults applied.
 void check_values(ParsedRecipe& recipe, RanksOf ranks);
 // Of parallel.attention: what is known before there is a device. The rest is said when a stage

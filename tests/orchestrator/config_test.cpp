@@ -282,7 +282,7 @@ TEST(Config, HashIgnoresWhatChangesNoResult) {
                 "parallel.attention=UNFUSED", "checkpoint.every_steps=3", "checkpoint.keep_last=4",
                 "checkpoint.keep_every_steps=6", "recovery.attempts=9",
                 "recovery.self_check_every_steps=7", "stages.score.decoding.max_tokens=99",
-                "stages.score.samples=1", "stages.mlm.evaluate.every_steps=5"});
+                "stages.score.samples=1", "stages.rdm.evaluate.every_steps=5"});
   EXPECT_TRUE(moved.tune_products);
   EXPECT_FALSE(run.tune_products);
   EXPECT_EQ(run.hash, moved.hash);
@@ -362,7 +362,7 @@ TEST(Config, RulesOfWhatIsKept) {
   EXPECT_HAS(error_of(kRecipe, also("stages.mlm.evaluate.every_steps=0")), incomparable);
   EXPECT_HAS(error_of(kRecipe, also("checkpoint.every_steps=0")), incomparable);
   EXPECT_HAS(error_of(kRecipe, also("stages.mlm.steps=60")), incomparable);  // they meet at 60
-  EXPECT_HAS(error_of(kRecipe, also("stages.mlm.held_out=\"\"")), incomparable);
+  EXPECT_HAS(error_of(kRecipe, also("stages.mlm.held_out=\"\"")), "there is nothing to measure");
 }
 
 TEST(Config, StageHashFollowsOnlyWhatTheStageUses) {
@@ -399,6 +399,35 @@ TEST(Config, MissingStageIsNamed) {
   EXPECT_THROW(find_recipe("no_such_recipe"), ConfigError);
 }
 
+TEST(Config, WhatNothingWouldReadIsRefused) {
+  const auto refused = [](const std::string& from, const std::string& to, const std::string& path) {
+    EXPECT_HAS(error_of(with(from, to)), path);
+  };
+  refused("optimizer { lr: 1e-3 }", "optimizer { lr: 1e-3 } evaluate { every_steps: 10 }",
+          "stages.mlm.evaluate: there is nothing to measure; name a corpus in held_out");
+  refused("inputs { path: \"a.txt\" }", "folder: \"c\" range_bytes: 8192",
+          "corpora.train.range_bytes: would not be read: folder names a finished corpus");
+  refused("inputs { path: \"a.txt\" }", "inputs { path: \"a.txt\" json_field: \"body\" }",
+          "corpora.train.inputs.0.json_field: would not be read: format is TEXT");
+  refused("tokenizer {", "tokenizer { model: \"m\"", "tokenizer.inputs: would not be read");
+  refused("tokenizer { inputs: \"a.txt\"", "tokenizer { model: \"m\" pieces: 500",
+          "tokenizer.pieces: would not be read: tokenizer.model names a finished one");
+  EXPECT_HAS(error_of(kRecipe, {"parallel.tune_products=true", "parallel.device=CPU"}),
+             "parallel.tune_products: chooses among a GPU's products");
+  EXPECT_HAS(error_of(kRecipe, {"recovery.min_ranks=5", "parallel.ranks=4"}),
+             "recovery.min_ranks: 5 of 4 ranks");
+  EXPECT_EQ(parse(kRecipe, {"stages.mlm.held_out=train", "stages.mlm.evaluate.every_steps=10"})
+                .stages.size(),
+            5u);
+}
+
+TEST(Config, ColumnsOfATaskAreOfOneKind) {
+  EXPECT_HAS(error_of(kRecipe, {"tasks.t.prompt=source"}),
+             "tasks.t.response: is \"1\", and prompt is \"source\"");
+  EXPECT_HAS(error_of(kRecipe, {"tasks.t.split_field=split"}), "tasks.t.split_field: is \"split\"");
+  EXPECT_EQ(parse(kRecipe, {"tasks.t.prompt=source", "tasks.t.response=target"}).tasks.size(), 1u);
+}
+
 class ShippedRecipe : public testing::TestWithParam<const char*> {};
 
 TEST_P(ShippedRecipe, Loads) {
@@ -406,6 +435,7 @@ TEST_P(ShippedRecipe, Loads) {
   const RunConfig run = load_recipe(file);
   EXPECT_EQ(run.name + ".textproto", GetParam());
   EXPECT_FALSE(run.stages.empty());
+  EXPECT_EQ(parse_recipe(run.resolved, file).resolved, run.resolved);  // as a run folder keeps it
 }
 
 INSTANTIATE_TEST_SUITE_P(Configs, ShippedRecipe,
