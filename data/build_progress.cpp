@@ -28,15 +28,20 @@ std::string BuildProgress::line(Clock::time_point now, std::uint64_t under_way) 
   const auto built = static_cast<double>(built_bytes_ + under_way);
   const double rate = built / seconds;
   std::array<char, 160> text{};
-  int length =
-      std::snprintf(text.data(), text.size(), "corpus: %.1f MB, %.1f MB/s, %.2f M tokens/s",
-                    (built + static_cast<double>(kept_bytes_)) / 1e6, rate / 1e6,
-                    static_cast<double>(built_tokens_) / seconds / 1e6);
+  int length = std::snprintf(text.data(), text.size(), "corpus: %.1f MB, %.1f MB/s",
+                             (built + static_cast<double>(kept_bytes_)) / 1e6, rate / 1e6);
+  const auto append = [&](auto... args) {
+    length += std::snprintf(text.data() + length, text.size() - static_cast<std::size_t>(length),
+                            args...);
+  };
+  // Tokens are counted when a range is finished; the one at hand has as many a byte.
+  if (built_bytes_ > 0)
+    append(", %.2f M tokens/s",
+           rate * static_cast<double>(built_tokens_) / static_cast<double>(built_bytes_) / 1e6);
   if (!total_is_known_ || rate <= 0) return text.data();
   const auto total = static_cast<double>(total_bytes_);
   const double done = built + static_cast<double>(kept_bytes_);
-  std::snprintf(text.data() + length, text.size() - static_cast<std::size_t>(length),
-                ", %.0f %%, %.0f s left", 100 * done / total, (total - done) / rate);
+  append(", %.0f %%, %.0f s left", 100 * done / total, (total - done) / rate);
   return text.data();
 }
 

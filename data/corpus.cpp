@@ -30,7 +30,7 @@ Shard open_listed(const fs::path& folder, const Manifest& manifest, const Manife
 }
 
 std::string why_no_corpus(const fs::path& folder) {
-  if (!fs::exists(folder)) return ": does not exist";
+  if (!fs::exists(folder)) return ": does not exist; name the folder of a corpus";
   if (!fs::is_directory(folder)) return ": is a file; name the folder of a corpus";
   if (!fs::exists(folder / kStateFolder))
     return std::string(": holds no corpus (no ") + kManifestName +

@@ -128,7 +128,8 @@ void require_enough_text(const CorpusBuild& build, const CorpusSummary& summary)
     throw DataError("corpus build: " + std::to_string(skipped.invalid()) + " of " +
                     std::to_string(seen) + " documents cannot be used (" + counts_text(skipped) +
                     "), more than the " + share_text(build.max_invalid_fraction) +
-                    " allowed; first: " + skipped.first + "; mend the input or allow more");
+                    " allowed; first: " + skipped.first +
+                    "; mend the input or raise max_invalid (--max-invalid)");
   if (summary.documents == 0)
     throw DataError("corpus build: no document in " + std::to_string(build.inputs.size()) +
                     " input file(s), the first is " + build.inputs.front().path.string() +

@@ -42,7 +42,8 @@ InputState state_of(const fs::path& path) {
   if (path == "-") return {};
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0)
-    throw DataError(path.string() + ": cannot use this input: " + std::strerror(errno));
+    throw DataError(path.string() + ": cannot use this input: " + std::strerror(errno) +
+                    "; give files that can be read");
   if (S_ISDIR(info.st_mode))
     throw DataError(path.string() + ": is a folder; name the text files in it");
   if (!S_ISREG(info.st_mode)) return {};

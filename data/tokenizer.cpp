@@ -215,7 +215,8 @@ TokenizerTrainingSummary train_tokenizer(const TokenizerTraining& training, cons
   warn_of_skips(summary);
   if (summary.bytes == 0)
     throw DataError("tokenizer training: no usable line of text in " +
-                    std::to_string(training.inputs.size()) + " input file(s)");
+                    std::to_string(training.inputs.size()) +
+                    " input file(s); give text in UTF-8, a sentence or paragraph a line");
   const auto limit = static_cast<std::uint64_t>(training.max_bytes);
   const Sample sample = read_sample(training, summary.bytes,
                                     limit == 0 ? summary.bytes : std::min(limit, summary.bytes));

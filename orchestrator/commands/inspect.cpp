@@ -117,7 +117,10 @@ int inspect(const Arguments& arguments, const mpi::Comm&) {
       throw ConfigError(std::string("--") + option +
                         " needs --memory: it changes a recipe, not what lies in a file");
   fs::path path = options.positionals().front();
-  if (!fs::exists(path)) throw ConfigError(path.string() + " does not exist");
+  if (!fs::exists(path))
+    throw ConfigError(
+        path.string() +
+        " does not exist; name a run, a checkpoint, a corpus, a shard or a tokenizer");
   if (path.filename() == "corpus.json") path = fs::absolute(path).parent_path();
   const bool of_checkpoint = options.has("hash") || options.has("tensors") || options.has("verify");
   const bool other_file = !fs::is_directory(path) && !is_in_checkpoint(path);
