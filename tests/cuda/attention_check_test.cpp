@@ -87,13 +87,26 @@ TEST(AttentionCheck, SaysThatThereIsNoCudnn) {
 }
 #endif
 
+// A real device takes memory in blocks of 2 MiB, and for kernels when they are first called: there
+// a leak of one tensor a check shows after many of them.
 TEST(AttentionCheck, GivesItsMemoryBack) {
+#ifdef DEMIST_EMULATED
+  constexpr int kChecks = 1;
+  constexpr std::size_t kRounding = 0;
+#else
+  constexpr int kChecks = 300;
+  constexpr std::size_t kRounding = std::size_t{4} << 20;
+#endif
   CudaBackend backend;
   const AttentionShape shape = shape_of(DType::bf16, 64, 0.0f);
+  const auto check = [&] {
+    EXPECT_EQ(backend.attention_chooser()->check(AttentionPath::own, shape), "");
+    backend.stream().wait();
+  };
+  if (kRounding > 0) check();
   const std::size_t before = backend.memory().available();
-  EXPECT_EQ(backend.attention_chooser()->check(AttentionPath::own, shape), "");
-  backend.stream().wait();
-  EXPECT_EQ(backend.memory().available(), before);
+  for (int i = 0; i < kChecks; ++i) check();
+  EXPECT_GE(backend.memory().available() + kRounding, before);
 }
 
 }  // namespace

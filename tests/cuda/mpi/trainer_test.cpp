@@ -122,6 +122,9 @@ TEST_P(CudaTrainer, OneHashForAnyNumberOfGroups) {
   }
 }
 
+#ifdef DEMIST_EMULATED
+// To the byte. A real device rounds allocations up and loads kernels when they are first called;
+// there gpu-check compares plan and device, for models that are larger than that.
 TEST_P(CudaTrainer, AllocatesWhatWasPlannedAndNothingInAStep) {
   const mpi::Comm& world = test::world();
   if (world.size() > 2) GTEST_SKIP() << "nothing that two ranks do not show";
@@ -143,6 +146,7 @@ TEST_P(CudaTrainer, AllocatesWhatWasPlannedAndNothingInAStep) {
           << "tensor parallel " << tensor_size << ", attention " << name_of(attention);
     }
 }
+#endif
 
 TEST_P(CudaTrainer, RecomputingChangesNoBit) {
   const mpi::Comm& world = test::world();
