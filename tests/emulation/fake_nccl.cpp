@@ -295,7 +295,10 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   Lock lock = lock_device();
   if (const ncclResult_t error = check(comm); error != ncclSuccess) return error;
-  return run_all(lock) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+  if (run_all(lock) != cudaSuccess) return ncclUnhandledCudaError;
+  if (comm->communicator->blocking()) return ncclSuccess;
+  comm->communicator->demand_poll();
+  return ncclInProgress;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   Lock lock = lock_device();

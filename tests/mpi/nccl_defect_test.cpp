@@ -130,6 +130,9 @@ TEST_F(NcclDefects, AnUnpolledCommunicatorIsRefused) {
   EXPECT_EQ(reduce(), ncclInvalidUsage);
   EXPECT_EQ(await(comm), ncclSuccess);
   synchronize();
+  EXPECT_EQ(ncclCommFinalize(comm), ncclInProgress);
+  EXPECT_EQ(ncclCommDestroy(comm), ncclInvalidUsage);
+  EXPECT_EQ(await(comm), ncclSuccess);
   EXPECT_EQ(ncclCommDestroy(comm), ncclSuccess);
   emu::options().seed = 0;
 }

@@ -220,22 +220,24 @@ TEST_F(Nccl, SplitsByColorInOrderOfKeys) {
 
 TEST_F(Nccl, NonBlockingCommunicatorsWorkWhenPolled) {
   ncclComm_t comm = make(false), part = nullptr;
-  const ncclResult_t split = ncclCommSplit(comm, 0, rank(), &part, nullptr);
-  EXPECT_TRUE(split == ncclSuccess || split == ncclInProgress);
+  const auto accepted = [](ncclResult_t result) {
+    return result == ncclSuccess || result == ncclInProgress;
+  };
+  EXPECT_TRUE(accepted(ncclCommSplit(comm, 0, rank(), &part, nullptr)));
+  ASSERT_EQ(await(comm), ncclSuccess);
   ASSERT_EQ(await(part), ncclSuccess);
   const DeviceBuffer<int> sum(std::vector<int>{1});
   for (int i = 0; i < 3; ++i) {
-    const ncclResult_t result =
-        ncclAllReduce(sum.data(), sum.data(), 1, ncclInt32, ncclSum, part, stream_);
-    EXPECT_TRUE(result == ncclSuccess || result == ncclInProgress);
+    EXPECT_TRUE(
+        accepted(ncclAllReduce(sum.data(), sum.data(), 1, ncclInt32, ncclSum, part, stream_)));
     ASSERT_EQ(await(part), ncclSuccess);
   }
   synchronize();
   EXPECT_EQ(sum.host()[0], size() * size() * size());
-  ASSERT_EQ(ncclCommFinalize(part), ncclSuccess);
+  EXPECT_TRUE(accepted(ncclCommFinalize(part)));
   ASSERT_EQ(await(part), ncclSuccess);
-  ASSERT_EQ(ncclCommDestroy(part), ncclSuccess);
-  ASSERT_EQ(ncclCommDestroy(comm), ncclSuccess);
+  EXPECT_TRUE(accepted(ncclCommDestroy(part)));
+  EXPECT_TRUE(accepted(ncclCommDestroy(comm)));
 }
 
 }  // namespace
