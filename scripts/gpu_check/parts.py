@@ -28,10 +28,7 @@ REHEARSED_TRAINING = ["Cases/CudaTrainer.OneHashForAnyNumberOfGroups/fp32PostMlm
                       "Cases/CudaTrainer.AnswersAsTheCpuDoes/fp32PostMlm"]
 # Every kernel once or more, in sizes of the emulated device: a sanitizer makes them a hundred times slower.
 SMALL = ["Device/*MatchesTheCpu/*", "Device/RowsTest.*", "DeviceOptimizerTest.*", "Device/CrossEntropyTest.*",
-         "Cuda/AnyPath.MatchesTheCpu/*"]
-# Not under initcheck: they copy back what a primitive does not write.
-PRIMITIVES = ["WarpOf*", "Primitives*"]
-
+         "Cuda/AnyPath.MatchesTheCpu/*", "WarpOf*", "Primitives*"]
 SANITIZERS = {"memcheck": "accesses outside of allocations", "racecheck": "races in shared memory",
               "initcheck": "reads of memory that nothing wrote", "synccheck": "wrong barriers"}
 
@@ -194,12 +191,9 @@ def sanitizer(run):
     tool = find_sanitizer()
     if tool is None:
         raise PartSkipped("compute-sanitizer is not on PATH; it comes with the CUDA toolkit")
-    children = {}
-    for name in SANITIZERS:
-        patterns = SMALL + PRIMITIVES if name != "initcheck" else SMALL
-        children[name] = run.start("cuda_tests", "--gtest_brief=1",
-                                   f"--gtest_filter={':'.join(REHEARSED_KERNELS if run.rehearsal else patterns)}",
-                                   under=[tool, "--tool", name, "--error-exitcode", "86"])
+    patterns = REHEARSED_KERNELS if run.rehearsal else SMALL
+    children = {name: run.start("cuda_tests", "--gtest_brief=1", f"--gtest_filter={':'.join(patterns)}",
+                                under=[tool, "--tool", name, "--error-exitcode", "86"]) for name in SANITIZERS}
     for child in children.values():
         run.finish(child)
     if all("Device not supported" in child.text for child in children.values()):

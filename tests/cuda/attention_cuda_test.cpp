@@ -54,8 +54,8 @@ class HostGemm : public BatchedGemm {
                 std::int64_t heads) override {
     for (std::int64_t s = 0; s < sequences; ++s)
       for (std::int64_t h = 0; h < heads; ++h) {
-        const Host left(a, s, h), right(b, s, h);
-        Host result(out, s, h);
+        const Host left = Host::read(a, s, h), right = Host::read(b, s, h);
+        Host result(out.dtype, out.rows, out.cols);
         const std::int64_t inner = transpose == Transpose::a ? a.rows : a.cols;
         for (std::int64_t r = 0; r < out.rows; ++r)
           for (std::int64_t c = 0; c < out.cols; ++c) {
@@ -70,57 +70,64 @@ class HostGemm : public BatchedGemm {
   }
 
  private:
-  // A copy of one matrix with what lies between its rows.
+  // One matrix, row after row: what lies between them on the device stays there.
   class Host {
    public:
-    template <class Void>
-    Host(const MatrixBatch<Void>& batch, std::int64_t s, std::int64_t h)
-        : dtype_(batch.dtype), ld_(batch.ld), bytes_(size_of(batch)) {
-      EXPECT_EQ(
-          cudaMemcpy(bytes_.data(), address(batch, s, h), bytes_.size(), cudaMemcpyDeviceToHost),
-          cudaSuccess);
+    Host(DType dtype, std::int64_t rows, std::int64_t cols)
+        : dtype_(dtype),
+          rows_(static_cast<std::size_t>(rows)),
+          cols_(static_cast<std::size_t>(cols)),
+          bytes_(rows_ * row_bytes()) {}
+    static Host read(const MatrixBatch<const void>& batch, std::int64_t s, std::int64_t h) {
+      Host host(batch.dtype, batch.rows, batch.cols);
+      EXPECT_EQ(cudaMemcpy2DAsync(host.bytes_.data(), host.row_bytes(), address(batch, s, h),
+                                  host.pitch(batch.ld), host.row_bytes(), host.rows_,
+                                  cudaMemcpyDeviceToHost, nullptr),
+                cudaSuccess);
+      EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+      return host;
+    }
+    void write(const MatrixBatch<void>& batch, std::int64_t s, std::int64_t h) const {
+      EXPECT_EQ(cudaMemcpy2DAsync(address(batch, s, h), pitch(batch.ld), bytes_.data(), row_bytes(),
+                                  row_bytes(), rows_, cudaMemcpyHostToDevice, nullptr),
+                cudaSuccess);
+      EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
     }
     float get(std::int64_t r, std::int64_t c) const {
-      if (dtype_ == DType::bf16) return as_float(read<bf16>(r * ld_ + c));
-      return read<float>(r * ld_ + c);
+      if (dtype_ == DType::f32) return value<float>(at(r, c));
+      return as_float(value<bf16>(at(r, c)));
     }
     void set(std::int64_t r, std::int64_t c, float x) {
       const bf16 rounded(x);
-      if (dtype_ == DType::bf16)
-        std::memcpy(&bytes_[static_cast<std::size_t>(r * ld_ + c) * 2], &rounded, 2);
+      if (dtype_ == DType::f32)
+        std::memcpy(&bytes_[at(r, c)], &x, sizeof x);
       else
-        std::memcpy(&bytes_[static_cast<std::size_t>(r * ld_ + c) * 4], &x, 4);
-    }
-    void write(const MatrixBatch<void>& batch, std::int64_t s, std::int64_t h) const {
-      EXPECT_EQ(
-          cudaMemcpy(address(batch, s, h), bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice),
-          cudaSuccess);
+        std::memcpy(&bytes_[at(r, c)], &rounded, sizeof rounded);
     }
 
    private:
-    template <class T>
-    T read(std::int64_t i) const {
-      T value;
-      std::memcpy(&value, &bytes_[static_cast<std::size_t>(i) * sizeof(T)], sizeof(T));
-      return value;
+    std::size_t row_bytes() const { return cols_ * size_of(dtype_); }
+    std::size_t pitch(std::int64_t ld) const {
+      return static_cast<std::size_t>(ld) * size_of(dtype_);
     }
-    template <class Void>
-    static std::size_t size_of(const MatrixBatch<Void>& batch) {
-      return static_cast<std::size_t>((batch.rows - 1) * batch.ld + batch.cols) *
-             demist::size_of(batch.dtype);
+    std::size_t at(std::int64_t r, std::int64_t c) const {
+      return (static_cast<std::size_t>(r) * cols_ + static_cast<std::size_t>(c)) * size_of(dtype_);
+    }
+    template <class T>
+    T value(std::size_t at) const {
+      T found;
+      std::memcpy(&found, &bytes_[at], sizeof found);
+      return found;
     }
     template <class Void>
     static Void* address(const MatrixBatch<Void>& batch, std::int64_t s, std::int64_t h) {
       const std::int64_t elements = s * batch.sequence_stride + h * batch.head_stride;
-      return matrix_view(batch).col_slice(elements, 1).data;
-    }
-    template <class Void>
-    static BasicView<Void> matrix_view(const MatrixBatch<Void>& batch) {
-      return {batch.data, batch.dtype, batch.rows, batch.cols, batch.ld};
+      const BasicView<Void> all{batch.data, batch.dtype, batch.rows, batch.cols, batch.ld};
+      return all.col_slice(elements, 1).data;
     }
 
     DType dtype_;
-    std::int64_t ld_;
+    std::size_t rows_, cols_;
     std::vector<std::byte> bytes_;
   };
 };
@@ -203,7 +210,7 @@ Result<S> run(const Problem<S>& problem, Path path) {
                                 ? fused_attention_workspace(op)
                                 : std::max(unfused_attention_forward_workspace(op, dtype_of<S>()),
                                            unfused_attention_backward_workspace(op, dtype_of<S>()));
-  const DeviceBuffer<std::byte> memory(bytes);
+  const auto memory = DeviceBuffer<std::byte>::unwritten(bytes);
   const Launch at{nullptr, memory.data(), bytes};
   if (fused) {
     EXPECT_TRUE(fused_attention_supports(forward.qkv, op));

@@ -121,7 +121,9 @@ class DeviceList {
 // Exactly the workspace that an operation asked for.
 class Workspace {
  public:
-  explicit Workspace(std::size_t bytes) : bytes_(bytes), buffer_(std::max<std::size_t>(bytes, 1)) {}
+  explicit Workspace(std::size_t bytes)
+      : bytes_(bytes),
+        buffer_(DeviceBuffer<std::byte>::unwritten(std::max<std::size_t>(bytes, 1))) {}
   Launch launch() const { return {nullptr, buffer_.data(), bytes_}; }
 
  private:

@@ -17,10 +17,20 @@ namespace demist::cuda::test {
 template <class T>
 class DeviceBuffer {
  public:
-  explicit DeviceBuffer(std::size_t size) : size_(size) {
-    EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&data_), size * sizeof(T)), cudaSuccess);
+  // NaN or -1 everywhere: host() copies all, also what no kernel wrote.
+  explicit DeviceBuffer(std::size_t size) : DeviceBuffer(unwritten(size)) {
+    if (size == 0) return;
+    EXPECT_EQ(cudaMemset(data_, 0xff, size * sizeof(T)), cudaSuccess);
+    settle();
   }
   explicit DeviceBuffer(const std::vector<T>& host) : DeviceBuffer(host.size()) { set(host); }
+  // For what is not copied back: a sanitizer tells who reads what nobody wrote.
+  static DeviceBuffer unwritten(std::size_t size) {
+    DeviceBuffer buffer;
+    EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&buffer.data_), size * sizeof(T)), cudaSuccess);
+    buffer.size_ = size;
+    return buffer;
+  }
   ~DeviceBuffer() { EXPECT_EQ(cudaFree(data_), cudaSuccess); }
   DeviceBuffer(DeviceBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -33,6 +43,7 @@ class DeviceBuffer {
   void set(const std::vector<T>& host) {
     EXPECT_EQ(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice),
               cudaSuccess);
+    settle();
   }
   // Waits for all work of the device first.
   std::vector<T> host() const {
@@ -45,6 +56,10 @@ class DeviceBuffer {
   }
 
  private:
+  DeviceBuffer() = default;
+  // Small copies and fills may be under way when the call returns, and other streams do not wait.
+  static void settle() { EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess); }
+
   T* data_ = nullptr;
   std::size_t size_ = 0;
 };

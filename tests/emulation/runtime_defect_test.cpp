@@ -61,7 +61,7 @@ TEST_F(RuntimeDefects, AResultReadTooEarlyShows) {
 }
 
 TEST_F(RuntimeDefects, FreshMemoryIsPoison) {
-  EXPECT_EQ(DeviceBuffer<int>(kCount).host(), std::vector<int>(kCount, -1));
+  EXPECT_EQ(DeviceBuffer<int>::unwritten(kCount).host(), std::vector<int>(kCount, -1));
 }
 
 TEST_F(RuntimeDefects, PlacesAreChecked) {
