@@ -6,12 +6,13 @@
 #include <filesystem>
 
 #include "core/error.hpp"
+#include "core/log.hpp"
+#include "worker/cuda_driver.hpp"
 
 namespace demist {
 namespace {
 
 constexpr const char* kLibrary = "libdemist_cuda.so";
-constexpr const char* kDriver = "libcuda.so.1";
 
 // Beside the program (a build folder, a bundle), or where `cmake --install` puts it.
 std::filesystem::path cuda_library() {
@@ -19,6 +20,15 @@ std::filesystem::path cuda_library() {
   for (const auto& folder : {program, program.parent_path() / "lib"})
     if (std::filesystem::exists(folder / kLibrary)) return folder / kLibrary;
   return {};
+}
+
+// Whether AUTO may take a GPU here; says why not where one would be expected.
+bool cuda_is_usable() {
+  if (cuda_library().empty()) return false;
+  const CudaDriver driver = ask_cuda_driver(DEMIST_CUDA_MAJOR);
+  if (!driver.problem.empty())
+    log::warning("parallel.device: AUTO finds no GPU here: " + driver.problem);
+  return driver.usable;
 }
 
 }  // namespace
@@ -30,19 +40,12 @@ Device make_cpu_device(const std::string& isa) {
 Device make_device(DeviceKind kind, const mpi::Comm& world) {
   if (kind == DeviceKind::cpu) return make_cpu_device();
   if (kind == DeviceKind::cuda) return load_cuda_device(world);
-  const std::int64_t with_cuda = world.all_reduce_sum(cuda_is_present() ? 1 : 0);
+  const std::int64_t with_cuda = world.all_reduce_sum(cuda_is_usable() ? 1 : 0);
   if (with_cuda == 0) return make_cpu_device();
   if (with_cuda == world.size()) return load_cuda_device(world);
   throw EnvironmentError(std::to_string(with_cuda) + " of " + std::to_string(world.size()) +
                          " ranks have a GPU; set parallel.device to CPU, or leave the nodes "
                          "without one out");
-}
-
-bool cuda_is_present() {
-  if (cuda_library().empty()) return false;
-  void* driver = dlopen(kDriver, RTLD_LAZY | RTLD_LOCAL);
-  if (driver != nullptr) dlclose(driver);
-  return driver != nullptr;
 }
 
 Device load_cuda_device(const mpi::Comm& world) {

@@ -22,12 +22,10 @@ struct Device {
 Device make_cpu_device(const std::string& isa = "");
 
 enum class DeviceKind { automatic, cpu, cuda };
-// Collective over world. automatic: CUDA where every rank has it; throws EnvironmentError where
-// only some have.
+// Collective over world. automatic: CUDA where every rank has a GPU that its driver lets it use,
+// and the build its CUDA part; throws EnvironmentError where only some have.
 Device make_device(DeviceKind kind, const mpi::Comm& world);
 
-// Whether this machine has an NVIDIA driver and this build has its CUDA part. Loads nothing large.
-bool cuda_is_present();
 // Collective over world: one GPU a rank. The CUDA part lies in a library of its own beside the
 // program, which is loaded here: the vendor's libraries cost a quarter of a second and 200 MB that
 // a run on CPUs need not pay. Throws EnvironmentError when there is none or a GPU would be shared.

@@ -1,0 +1,17 @@
+// Whether this machine's GPUs can be used: NVIDIA's driver knows, and costs little to ask.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+namespace demist {
+
+struct CudaDriver {
+  bool usable = false;
+  std::string problem;  // why not, although there is a driver; empty where there is none
+};
+
+// Loads nothing but the driver. It must know CUDA `major`, as all of that version's libraries ask.
+CudaDriver ask_cuda_driver(int major, const std::string& library = "libcuda.so.1");
+
+}  // namespace demist
