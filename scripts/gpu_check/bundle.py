@@ -10,9 +10,9 @@ import tarfile
 import tempfile
 
 # Beside LD_LIBRARY_PATH, Python's packages and the loader's own folders.
-USUAL_FOLDERS = ("/usr/local/cuda*/lib64", "/usr/local/cuda*/targets/x86_64-linux/lib", "/usr/local/nvidia/lib64",
-                 "/usr/local/nvidia/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu",
-                 "/usr/lib/wsl/lib", "/opt/nvidia/*/lib")
+TOOLKIT_FOLDERS = ("/usr/local/cuda*/lib64", "/usr/local/cuda*/targets/x86_64-linux/lib", "/opt/nvidia/*/lib")
+# Where a machine has its driver; orchestrator/CMakeLists.txt asks the same list.
+DRIVER_FOLDERS = tuple((pathlib.Path(__file__).parent / "driver_folders.txt").read_text(encoding="utf-8").split())
 # nvidia-cuda-runtime, nvidia-cublas, nvidia-nccl: what PyTorch's wheels bring.
 WHEEL_FOLDERS = ("nvidia/*/lib",)
 MORE_PYTHONS = ("/opt/*/.venv/lib/python3*/site-packages", "/opt/*/lib/python3*/site-packages",
@@ -22,7 +22,7 @@ MORE_PYTHONS = ("/opt/*/.venv/lib/python3*/site-packages", "/opt/*/lib/python3*/
 def library_folders():
     """Where NVIDIA's libraries may be, in the order of preference."""
     patterns = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
-    patterns += USUAL_FOLDERS
+    patterns += TOOLKIT_FOLDERS + DRIVER_FOLDERS
     for packages in [*sys.path, *MORE_PYTHONS]:
         patterns += [os.path.join(packages, folder) for folder in WHEEL_FOLDERS if packages]
     return [folder for pattern in patterns for folder in sorted(glob.glob(pattern), reverse=True)]
