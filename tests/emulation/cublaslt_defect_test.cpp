@@ -69,6 +69,28 @@ TEST_F(CublasLtDefects, PointersAreAsAlignedAsPromised) {
   EXPECT_EQ(product_.run(&results_.front(), 16), CUBLAS_STATUS_INVALID_VALUE);
 }
 
+TEST_F(CublasLtDefects, LinesAreAsAlignedAsPointers) {
+  change(product_.d_layout(), CUBLASLT_MATRIX_LAYOUT_LD, product_.d().ld() - 1);
+  const auto results = product_.search(kWorkspace, 1);
+  ASSERT_FALSE(results.empty());
+  EXPECT_EQ(product_.run(&results.front()), CUBLAS_STATUS_INVALID_VALUE);
+}
+
+TEST_F(CublasLtDefects, BatchesAreAsAlignedAsPointers) {
+  Product product({.m = 24, .n = 40, .k = 56}, CUDA_R_16BF, CUDA_R_16BF);
+  product.transpose(true, false);
+  product.set_batch(3);
+  product.fill(5);
+  for (const std::int64_t closer : {0, 8}) {
+    const auto stride = static_cast<std::int64_t>(product.a().stride()) - closer;
+    change(product.a_layout(), CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride);
+    const auto results = product.search(kWorkspace, 1, 32);
+    ASSERT_FALSE(results.empty());
+    EXPECT_EQ(product.run(&results.front()),
+              closer == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE);
+  }
+}
+
 TEST_F(CublasLtDefects, TheWorkspaceIsLargeEnoughAndAligned) {
   EXPECT_EQ(product_.run(&results_.front(), 0, 16), CUBLAS_STATUS_INVALID_VALUE);
   auto poor = results_.front();

@@ -31,6 +31,7 @@ namespace {
 
 constexpr std::uint32_t kMagic = 0xdeb15717u;
 constexpr std::size_t kWorkspaceAlignment = 256;
+constexpr std::size_t kRowAlignment = 16;
 // What the algorithms of a search want, best first.
 constexpr std::array<std::uint64_t, demist::emu::kAlgorithms> kWorkspaces{std::uint64_t{1} << 20,
                                                                           64 * 1024, 0};
@@ -192,6 +193,21 @@ bool overlap(const void* p, std::size_t p_bytes, const void* q, std::size_t q_by
   return x < y + q_bytes && y < x + p_bytes;
 }
 
+// The real library takes any rows, and multiplies them slowly; its kernels of choice rely on every
+// matrix of a batch lying as the first one does.
+std::string objection_to_distances(const MatrixLayout& layout, std::uint32_t alignment) {
+  const auto bytes = [&](std::int64_t elements) {
+    return static_cast<std::uint64_t>(elements) * layout.element_bytes();
+  };
+  const std::uint64_t lines = layout.by_columns() ? layout.cols : layout.rows;
+  if (lines > 1 && bytes(layout.ld) % kRowAlignment != 0)
+    return "'s lines do not start at multiples of 16 bytes";
+  if (layout.batch > 1 && alignment != 0 && bytes(layout.batch_stride) % alignment != 0)
+    return "'s batches are aligned to less than the " + std::to_string(alignment) +
+           " bytes that its algorithm was chosen for";
+  return {};
+}
+
 // Empty, or what is wrong with the pointers of a call.
 std::string objection_to_pointers(const Problem& problem, const Operands& operands,
                                   const Algorithm& algorithm) {
@@ -207,6 +223,8 @@ std::string objection_to_pointers(const Problem& problem, const Operands& operan
     if (alignment != 0 && reinterpret_cast<std::uintptr_t>(pointers[i]) % alignment != 0)
       return name + " is aligned to less than the " + std::to_string(alignment) +
              " bytes that its algorithm was chosen for";
+    if (const std::string why = objection_to_distances(*layouts[i], alignment); !why.empty())
+      return name + why;
   }
   for (int i = 0; i < 2; ++i)
     if (overlap(pointers[i], layouts[i]->extent(), operands.d, problem.d.extent()))

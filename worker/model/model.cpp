@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.hpp"
 #include "core/philox.hpp"
+#include "worker/model/device_shapes.hpp"
 #include "worker/model/logits_chunk.hpp"
 
 namespace demist {
@@ -25,6 +27,10 @@ Model::Model(const ModelConfig& config, const ParameterTable& table, Backend& ba
       recompute_(limits.recompute),
       batch_(backend, limits.tokens, limits.targets),
       bytes_(batch_.bytes()) {
+  if (!backend.on_host()) {
+    const std::string problem = device_shape_problem(config, compute, tensor.size());
+    if (!problem.empty()) throw AgreedError(ExitCode::usage, problem);
+  }
   allocate(limits);
 }
 

@@ -148,6 +148,14 @@ TEST_P(CudaTrainer, AllocatesWhatWasPlannedAndNothingInAStep) {
 }
 #endif
 
+TEST_P(CudaTrainer, RefusesHeadsThatAreNotAligned) {
+  TrainerConfig config = config_for(GetParam(), 1);
+  config.model.heads = 128;
+  const mpi::Comm& world = test::world();
+  EXPECT_THROW(Trainer(world, config, source_for(GetParam()), make_cuda_device(world)),
+               AgreedError);
+}
+
 TEST_P(CudaTrainer, RecomputingChangesNoBit) {
   const mpi::Comm& world = test::world();
   if (world.size() != 2) GTEST_SKIP() << "nothing that two ranks do not show";
