@@ -20,7 +20,15 @@ inline void check(cudaError_t error, const char* what) {
 // A queue of work. It does not wait for the legacy default stream, nor that one for it.
 class Stream {
  public:
-  Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "new stream"); }
+  // urgent: its blocks go first where both have some that could start.
+  enum class Kind { normal, urgent };
+  explicit Stream(Kind kind = Kind::normal) {
+    int least = 0, greatest = 0;
+    check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams");
+    check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
+                                       kind == Kind::urgent ? greatest : least),
+          "new stream");
+  }
   ~Stream() { cudaStreamDestroy(stream_); }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;

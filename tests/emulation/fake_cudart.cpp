@@ -248,6 +248,13 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   return cudaStreamCreateWithPriority(stream, cudaStreamDefault, 0);
 }
+cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
+  const Lock lock = lock_device();
+  if (!demist::emu::is_stream(stream))
+    return complain(cudaErrorInvalidResourceHandle, "cudaStreamGetPriority: no such stream");
+  *priority = demist::emu::priority_of(stream);
+  return cudaSuccess;
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Lock lock = lock_device();
   ++counters().synchronizations;

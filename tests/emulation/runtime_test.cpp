@@ -1,5 +1,7 @@
 // The CUDA runtime's call forms that the product uses. Nothing here knows the emulation.
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/runtime.hpp"
+
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -192,7 +194,7 @@ TEST_F(Runtime, TimesAreMeasuredBetweenEvents) {
 }
 
 TEST_F(Runtime, DevicesDescribeThemselves) {
-  int count = 0, device = -1, value = 0, least = 1, greatest = 1;
+  int count = 0, device = -1, value = 0;
   ASSERT_EQ(cudaGetDeviceCount(&count), cudaSuccess);
   ASSERT_GE(count, 1);
   ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
@@ -209,11 +211,17 @@ TEST_F(Runtime, DevicesDescribeThemselves) {
   ASSERT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
   EXPECT_LE(free, total);
   EXPECT_GT(free, 0u);
+}
+
+TEST_F(Runtime, AnUrgentStreamGoesFirst) {
+  const Stream normal, urgent(Stream::Kind::urgent);
+  int least = 0, greatest = 0, found = 0;
   ASSERT_EQ(cudaDeviceGetStreamPriorityRange(&least, &greatest), cudaSuccess);
-  EXPECT_LE(greatest, least);
-  cudaStream_t urgent = nullptr;
-  ASSERT_EQ(cudaStreamCreateWithPriority(&urgent, cudaStreamNonBlocking, greatest), cudaSuccess);
-  ASSERT_EQ(cudaStreamDestroy(urgent), cudaSuccess);
+  EXPECT_LT(greatest, least);
+  ASSERT_EQ(cudaStreamGetPriority(normal.get(), &found), cudaSuccess);
+  EXPECT_EQ(found, least);
+  ASSERT_EQ(cudaStreamGetPriority(urgent.get(), &found), cudaSuccess);
+  EXPECT_EQ(found, greatest);
 }
 
 TEST_F(Runtime, PointersTellWhereTheyLead) {

@@ -208,6 +208,8 @@ void drop_stream(cudaStream_t stream) {
 
 bool is_idle(cudaStream_t stream) { return resolve(stream)->queue.empty(); }
 
+int priority_of(cudaStream_t stream) { return resolve(stream)->priority; }
+
 // The default stream's last work stands for everything that it is ordered after.
 Ticket last_work(cudaStream_t handle) {
   CUstream_st* stream = resolve(handle);

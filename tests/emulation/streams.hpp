@@ -54,6 +54,7 @@ bool is_stream(cudaStream_t stream);
 cudaStream_t make_stream(unsigned flags, int priority);
 void drop_stream(cudaStream_t stream);
 bool is_idle(cudaStream_t stream);
+int priority_of(cudaStream_t stream);
 Ticket last_work(cudaStream_t stream);
 
 // The fault that ended the device's work, or empty.

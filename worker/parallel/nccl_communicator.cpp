@@ -201,7 +201,9 @@ class NcclCommunicator final : public Communicator {
   }
 
   const cuda::Stream& compute_;
-  cuda::Stream beside_;  // of collectives between detach() and join()
+  // Of collectives between detach() and join(). They start although the kernels of the computation
+  // would fill the device: who comes late here holds up all ranks.
+  cuda::Stream beside_{cuda::Stream::Kind::urgent};
   const cuda::Stream* stream_ = &compute_;
   cuda::Event border_;
   NcclLink link_;  // goes before its streams
