@@ -11,7 +11,8 @@ namespace demist::cuda {
 // out[i] = own and the `others` terms at terms[j * stride + i], added (integers wrap) or compared
 // (the largest; a NaN wins and +0 is larger than -0) in rank order: terms of ranks below `rank`
 // come first, own is term `rank`. out may be own. All device memory. Reads 1 + others and writes 1
-// value an element: (2 + others) sizeof(T) bytes at the memory's speed.
+// value an element: (2 + others) sizeof(T) bytes. Half of 16,384 tokens of 2,560 in fp32, as each
+// of two ranks adds them, are 252 MB, 75 us at 3.35 TB/s.
 template <class T>
 struct Terms {
   const T* own = nullptr;

@@ -1,4 +1,4 @@
-// How tensors travel between ranks. Implementations: local (one rank), MPI; one conformance suite.
+// How tensors travel between ranks: within one, by MPI or by NCCL; one conformance suite for all.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
