@@ -31,7 +31,10 @@ class DeviceBuffer {
     buffer.size_ = size;
     return buffer;
   }
-  ~DeviceBuffer() { EXPECT_EQ(cudaFree(data_), cudaSuccess); }
+  ~DeviceBuffer() {
+    if (data_ == nullptr) return;  // moved from; cudaFree would wait for all work
+    EXPECT_EQ(cudaFree(data_), cudaSuccess);
+  }
   DeviceBuffer(DeviceBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   DeviceBuffer& operator=(DeviceBuffer&& other) = delete;

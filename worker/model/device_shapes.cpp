@@ -16,7 +16,8 @@ std::string device_shape_problem(const ModelConfig& model, DType compute, int te
   const auto problem = [unit](const char* size, std::int64_t is) {
     return std::string(size) + " is " + std::to_string(is) +
            ", and on GPUs must be a multiple of " + std::to_string(unit) +
-           "; change one of them, or set parallel.device: CPU";
+           "; change one of them, or use the CPU (parallel.device: CPU, or CUDA_VISIBLE_DEVICES= "
+           "where there is no recipe)";
   };
   if (model.head_dim() % unit != 0) return problem("model.hidden / model.heads", model.head_dim());
   if (model.ffn / tensor_size % unit != 0)
