@@ -51,9 +51,9 @@ Device make_device(DeviceKind kind, const mpi::Comm& world) {
 Device load_cuda_device(const mpi::Comm& world) {
   const auto path = cuda_library();
   if (path.empty())
-    throw EnvironmentError(std::string("this build has no CUDA part (") + kLibrary +
-                           "); configure with -DDEMIST_CUDA=ON where nvcc is, or set "
-                           "parallel.device: CPU");
+    throw ConfigError(std::string("this build has no CUDA part (") + kLibrary +
+                      "); configure with -DDEMIST_CUDA=ON where nvcc is, or set "
+                      "parallel.device: CPU");
   // Never unloaded: the device it makes outlives this call.
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr)

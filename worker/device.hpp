@@ -28,7 +28,8 @@ Device make_device(DeviceKind kind, const mpi::Comm& world);
 
 // Collective over world: one GPU a rank. The CUDA part lies in a library of its own beside the
 // program, which is loaded here: the vendor's libraries cost a quarter of a second and 200 MB that
-// a run on CPUs need not pay. Throws EnvironmentError when there is none or a GPU would be shared.
+// a run on CPUs need not pay. Throws EnvironmentError when there is none or a GPU would be shared,
+// ConfigError when the build cannot use one.
 Device load_cuda_device(const mpi::Comm& world);
 
 }  // namespace demist
