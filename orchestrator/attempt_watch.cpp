@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <set>
+#include <string_view>
 #include <vector>
 
+#include "core/log.hpp"
 #include "orchestrator/progress.hpp"
 
 namespace demist {
@@ -20,24 +22,42 @@ fs::path program_of(int process) {
   return fs::read_symlink(process_folder(process) / "exe", gone);
 }
 
-// Those of `launcher` and its children that run `program`.
-std::vector<int> ranks_below(int launcher, const fs::path& program) {
-  std::vector<int> candidates{launcher}, ranks;
-  const std::string id = std::to_string(launcher);
-  std::ifstream children(process_folder(launcher) / "task" / id / "children");
-  for (int child = 0; children >> child;) candidates.push_back(child);
+std::vector<int> children_of(int process) {
+  std::vector<int> ids;
+  std::ifstream children(process_folder(process) / "task" / std::to_string(process) / "children");
+  for (int child = 0; children >> child;) ids.push_back(child);
+  return ids;
+}
+
+const fs::path& our_program() {
+  static const fs::path program = fs::read_symlink("/proc/self/exe");
+  return program;
+}
+
+// Those of `launcher` and its children that run our program.
+std::vector<int> ranks_below(int launcher) {
+  std::vector<int> candidates = children_of(launcher), ranks;
+  candidates.insert(candidates.begin(), launcher);
   std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(ranks),
-               [&](int process) { return program_of(process) == program; });
+               [](int process) { return program_of(process) == our_program(); });
   return ranks;
 }
 
-// By a signal or a debugger, or in the kernel: the letter after the name in /proc/<id>/stat.
-bool stands_still(int process) {
+// The letter after the name in /proc/<id>/stat; X when there is no such process.
+char state_of(int process) {
   std::ifstream file(process_folder(process) / "stat");
   std::string text;
   std::getline(file, text);
   const std::size_t name_end = text.rfind(')');
-  return name_end + 2 < text.size() && std::string("TtD").find(text[name_end + 2]) != text.npos;
+  return name_end != text.npos && name_end + 2 < text.size() ? text[name_end + 2] : 'X';
+}
+
+// By a signal or a debugger, or in the kernel.
+bool stands_still(int process) {
+  return std::string_view("TtD").find(state_of(process)) != std::string_view::npos;
+}
+bool has_ended(int process) {
+  return std::string_view("ZX").find(state_of(process)) != std::string_view::npos;
 }
 
 // As mpirun told it; 0 when nobody did.
@@ -58,6 +78,7 @@ AttemptWatch::AttemptWatch(WatchedStage stage, const Patience& patience)
       last_look_(steady_seconds()) {}
 
 void AttemptWatch::look(int launcher) {
+  end_forsaken(launcher);
   if (over_) return;
   auto finding = observer_.look();
   if (finding && !observer_.claim(*finding)) return;
@@ -72,11 +93,28 @@ void AttemptWatch::look(int launcher) {
   if (finding->kind != Finding::Kind::died) ::kill(finding->pulse.process, SIGKILL);
 }
 
+// Open MPI 4.1's mpirun may wait for itself for ever when a rank dies while it connects (a lock in
+// PMIx's clean-up; seen once in 750 kills). On other machines ranks have a parent, and here mpirun
+// has a child for each of these: then it is not alone.
+void AttemptWatch::end_forsaken(int launcher) {
+  if (program_of(launcher) == our_program()) return;
+  had_ranks_ = had_ranks_ || !ranks_below(launcher).empty();
+  if (!had_ranks_ || !std::ranges::all_of(children_of(launcher), has_ended)) {
+    forsaken_ = 0;
+    return;
+  }
+  if (forsaken_ == 0) forsaken_ = steady_seconds();
+  if (steady_seconds() - forsaken_ <= patience_.forsaken) return;
+  log::warning("the launcher (process " + std::to_string(launcher) +
+               ") does not end though all its ranks have; it is killed");
+  ::kill(launcher, SIGKILL);
+  had_ranks_ = false;  // said once
+}
+
 std::optional<Finding> AttemptWatch::find_silent(int launcher) {
-  static const fs::path program = fs::read_symlink("/proc/self/exe");
   std::set<int> heard;
   for (const auto& [name, reader] : observer_.ranks()) heard.insert(reader.read().process);
-  std::vector<int> ranks = ranks_below(launcher, program);
+  std::vector<int> ranks = ranks_below(launcher);
   std::erase_if(ranks, [&](int process) { return heard.contains(process); });
   const double now = steady_seconds();
   waited_ = ranks.empty() ? 0 : waited_ + std::min(now - last_look_, kLongestLook);

@@ -13,17 +13,20 @@ class AttemptWatch {
   AttemptWatch(WatchedStage stage, const Patience& patience);
   // Several times a second, with the process id of the launcher: mpirun, or the only rank. Ends the
   // ranks of this machine when one of them died or hangs: the others would wait for its end, and
-  // mpirun for theirs.
+  // mpirun for theirs. Ends a launcher that outlives its last rank.
   void look(int launcher);
 
  private:
   std::optional<Finding> find_silent(int launcher);
+  void end_forsaken(int launcher);
 
   WatchedStage stage_;
   Patience patience_;
   RankObserver observer_;
   double last_look_, waited_ = 0;  // seconds in which some rank had no heartbeat
+  double forsaken_ = 0;            // since when the launcher has been without its ranks
   bool over_ = false;              // something was found
+  bool had_ranks_ = false;         // the launcher, as processes of its own
 };
 
 }  // namespace demist

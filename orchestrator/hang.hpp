@@ -18,6 +18,7 @@ struct Patience {
   double process = 2;           // at least, when the whole process stands still
   double work = 60;             // at least, when its watchdog lives: disks and networks pause
   double silent = 120;          // before it has a heartbeat
+  double forsaken = 30;         // a launcher, after its last rank
   double unknown_process = 30;  // before there is a step to compare with
   double unknown_work = 1800;   // before there is a step, or a save and so on
 };

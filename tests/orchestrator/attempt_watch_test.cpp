@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -78,6 +79,36 @@ TEST_F(AttemptWatchTest, OfSilentRanksTheOneThatIsStoppedIsNamed) {
   EXPECT_EQ(only_event().at("process"), stopped);
   ::kill(first, SIGKILL);
   ::waitpid(first, nullptr, 0);
+}
+
+// A launcher that starts one process of our program and does not see it end.
+TEST_F(AttemptWatchTest, ALauncherThatOutlivesItsRanksIsEnded) {
+  Patience patience;
+  patience.forsaken = 0.3;
+  AttemptWatch watch(stage_, patience);
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe(pipe.data()), 0);
+  const ::pid_t launcher = ::fork();
+  if (launcher == 0) {
+    const ::pid_t rank = ::fork();
+    if (rank == 0)
+      while (true) ::pause();
+    (void)!::write(pipe[1], &rank, sizeof rank);
+    ::execlp("sleep", "sleep", "1000", nullptr);
+    ::_exit(1);
+  }
+  ::pid_t rank = 0;
+  ASSERT_EQ(::read(pipe[0], &rank, sizeof rank), sizeof rank);
+  const auto begin = std::chrono::steady_clock::now();
+  const auto passed = [&] { return std::chrono::steady_clock::now() - begin; };
+  int status = 0;
+  while (passed() < std::chrono::seconds(1)) {  // with its rank it may take its time
+    watch.look(launcher);
+    ASSERT_EQ(::waitpid(launcher, &status, WNOHANG), 0);
+  }
+  ::kill(rank, SIGKILL);
+  while (::waitpid(launcher, &status, WNOHANG) == 0) watch.look(launcher);
+  EXPECT_EQ(WTERMSIG(status), SIGKILL);
 }
 
 TEST_F(AttemptWatchTest, OtherProgramsNeedNoHeartbeat) {
