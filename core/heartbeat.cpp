@@ -197,7 +197,7 @@ Pulse HeartbeatReader::read() const {
   std::array<std::uint64_t, HeartbeatPage::kCallWords> text{};
   // A writer that was stopped in the middle of a change leaves the lock odd for ever.
   constexpr int kTries = 100;
-  for (int i = 0; i < kTries; ++i) {
+  for (int i = 0; i < kTries && !pulse.whole; ++i) {
     const std::uint64_t before = page.sequence.load(std::memory_order_acquire);
     pulse.phase =
         static_cast<Phase>(std::min<std::uint64_t>(page.phase.load(kRelaxed), kPhases - 1));
@@ -208,7 +208,7 @@ Pulse HeartbeatReader::read() const {
       pulse.slowest[k] = number(page.slowest[k].load(kRelaxed));
     for (std::size_t k = 0; k < text.size(); ++k) text[k] = page.call[k].load(kRelaxed);
     std::atomic_thread_fence(std::memory_order_acquire);
-    if (before % 2 == 0 && page.sequence.load(kRelaxed) == before) break;
+    pulse.whole = before % 2 == 0 && page.sequence.load(kRelaxed) == before;
   }
   std::array<char, sizeof text> call{};
   std::memcpy(call.data(), text.data(), call.size() - 1);

@@ -35,6 +35,8 @@ struct Pulse {
   int process = 0;
   bool alive = true;   // the process exists
   bool ended = false;  // the rank has left its stage by itself, well or with an error
+  // False: the process stands in the middle of a change of what follows, so old and new are mixed.
+  bool whole = false;
   Phase phase = Phase::start;
   std::int64_t step = -1;   // begun last; -1: none yet
   std::string call;         // what it waits in: a collective, the device; empty: nothing
