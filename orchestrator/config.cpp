@@ -337,6 +337,14 @@ RunConfig parse_recipe(const std::string& text, const fs::path& file,
   return config;
 }
 
+checkpoint::Retention retention_of(const RunConfig& run, const StageConfig& stage) {
+  checkpoint::Retention keep = run.keep;
+  const auto* work = std::get_if<TrainingStage>(&stage.work);
+  if (work != nullptr && work->rollbacks > 0)
+    keep.way_back = {work->guard.bad_in_a_row, run.checkpoint_every, work->steps};
+  return keep;
+}
+
 RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& overrides,
                       RanksOf ranks) {
   std::string text;

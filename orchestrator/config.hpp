@@ -132,6 +132,9 @@ struct RunConfig {
   const TaskConfig& task(const std::string& name) const;
 };
 
+// What a stage keeps of its checkpoints: the recipe's rules, and what training may go back to.
+checkpoint::Retention retention_of(const RunConfig& run, const StageConfig& stage);
+
 // Who decides how many ranks there are: the recipe's parallel.ranks, or the mpirun or srun that has
 // started them already, whatever the recipe says.
 enum class RanksOf { recipe, launcher };

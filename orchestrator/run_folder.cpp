@@ -96,9 +96,12 @@ std::vector<checkpoint::Entry> checkpoints_in(const fs::path& given) {
 }
 
 std::optional<checkpoint::Retention> retention_of(const fs::path& folder) {
-  const fs::path run = fs::absolute(folder).lexically_normal() / ".." / "..";
-  if (!is_run_folder(run)) return {};
-  return run_of(fs::canonical(run)).keep;
+  const fs::path around = fs::canonical(fs::absolute(folder)).parent_path();
+  if (!is_run_folder(around.parent_path())) return {};
+  const RunConfig run = run_of(around.parent_path());
+  for (const StageConfig& stage : run.stages)
+    if (stage.name == around.filename()) return retention_of(run, stage);
+  return run.keep;
 }
 
 std::string describe_run(const fs::path& folder) {

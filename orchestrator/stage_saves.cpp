@@ -15,7 +15,7 @@ StageSaves::StageSaves(const mpi::Comm& world, const RunConfig& run, const Stage
     : run_dir_(run.run_dir),
       stage_(stage.name),
       speaks_(world.rank() == 0),
-      save_(world, stage.checkpoints(), run.keep),
+      save_(world, stage.checkpoints(), retention_of(run, stage)),
       good_step_(step) {}
 
 void StageSaves::begin(const Trainer& trainer) {

@@ -22,6 +22,22 @@ TEST(Retention, KeepsTheNewest) {
   EXPECT_TRUE(reasons_to_keep({}, {.last = 1}).empty());
 }
 
+// Three bad steps may have begun two before the newest checkpoint, or with it.
+TEST(Retention, KeepsWhatTrainingMayGoBackTo) {
+  const auto reasons = [](const std::vector<Candidate>& found, const WayBack& way) {
+    return reasons_to_keep(found, {.last = 1, .way_back = way});
+  };
+  const std::vector<Candidate> dense{{40, {}}, {39, {}}, {38, {}}, {37, {}}, {36, {}}};
+  EXPECT_EQ(reasons(dense, {3, 1, 100}),
+            (Reasons{"last, way back", "way back", "way back", "way back", ""}));
+  EXPECT_EQ(reasons(kFive, {3, 10, 100}), (Reasons{"last, way back", "way back", "", "", ""}));
+  EXPECT_EQ(reasons(kFive, {3, 10, 50}), (Reasons{"last", "", "", "", ""}));  // the end
+  EXPECT_EQ(reasons(kFive, {}), (Reasons{"last", "", "", "", ""}));
+  // 55 and 53 were saved when somebody asked for it.
+  const std::vector<Candidate> between{{55, {}}, {53, {}}, {50, {}}, {40, {}}};
+  EXPECT_EQ(reasons(between, {3, 10, 100}), (Reasons{"last", "", "way back", ""}));
+}
+
 TEST(Retention, KeepsMultiplesAndTheBestBesides) {
   EXPECT_EQ(reasons_to_keep(kFive, {.last = 1, .every = 20}),
             (Reasons{"last", "every 20", "", "every 20", ""}));

@@ -10,11 +10,19 @@
 
 namespace demist::checkpoint {
 
+// Training may yet go back by this: after `bad_in_a_row` bad steps, which may have begun before the
+// newest checkpoint, to the newest multiple of `save_every` before them (way_back() in
+// orchestrator/coordinator.hpp). At step `end` it goes nowhere any more.
+struct WayBack {
+  std::int64_t bad_in_a_row = 0, save_every = 0, end = 0;  // save_every 0: there is none
+};
+
 // A checkpoint stays when any of these wants it.
 struct Retention {
   int last = 2;            // so many of the newest; 0: all
   std::int64_t every = 0;  // each whose step is a multiple; 0: none
   int best = 0;            // so many with the lowest held-out loss; 0: none
+  WayBack way_back = {};
 };
 
 struct Candidate {
@@ -22,7 +30,8 @@ struct Candidate {
   std::optional<double> held_out_loss;  // empty: was not measured, so it is never among the best
 };
 
-// For each candidate, newest first, why it stays: "last", "every 1000", "best", or several of them.
+// For each candidate, newest first, why it stays: "last", "every 1000", "best", "way back", or
+// several of them.
 // Empty: superfluous.
 std::vector<std::string> reasons_to_keep(std::span<const Candidate> newest_first,
                                          const Retention& keep);
