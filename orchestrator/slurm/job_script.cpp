@@ -54,10 +54,14 @@ progress() { cat "$run"/*/checkpoints/LATEST "$run"/*/done.json 2>/dev/null | ck
 requeue() {
   [ "$chained" = no ] || finish 75 "stopped; the next job of the chain goes on"
   [ "$restart" -lt "$max_requeues" ] || finish 75 "requeued $restart times, as often as it may be"
-  # After scancel the job is completing: it is not to come back.
-  case $(squeue -h -j "$SLURM_JOB_ID" -o %T) in
-    RUNNING) ;;
-    *) finish 75 "cancelled; saved" ;;
+  # After scancel the job is completing: it is not to come back. A query that fails says nothing.
+  state=
+  for try in 1 2 3 4 5; do
+    state=$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null) && [ -n "$state" ] && break
+    sleep "$try"
+  done
+  case $state in
+    COMPLETING | CANCELLED) finish 75 "cancelled; saved" ;;
   esac
   trap '' "$stop_signal"
   trap - TERM # Slurm ends this script with it
@@ -78,7 +82,7 @@ while :; do
   supervise
   case $code in
     0) finish 0 "done" ;;
-    2 | 3 | 4 | 6) finish "$code" "another attempt would end alike" ;;
+    1 | 2 | 3 | 4 | 6) finish "$code" "another attempt would end alike" ;;
     75)
       [ ! -e "$run/STOP" ] || finish 0 "stopped by demist cancel; saved"
       requeue
@@ -191,7 +195,7 @@ std::string job_comment(const JobPlan& plan) {
 
 std::string job_script(const JobPlan& plan) {
   return "#!/bin/bash\n"
-         "# Written by `demist submit`, which writes it anew each time; submission.json says "
+         "# Written by `demist submit`, which writes it anew each time; launch.json says "
          "from "
          "what.\n" +
          directives(plan) + "\n" + settings(plan) + supervisor(plan) + kBody;

@@ -189,8 +189,11 @@ TEST_F(JobScriptRun, EndsWithTheSupervisorsSuccess) {
 }
 
 TEST_F(JobScriptRun, DoesNotRepeatWhatWouldEndAlike) {
-  EXPECT_EQ(run("echo x >> $COUNT; exit 3"), 3);
-  EXPECT_EQ(read_file(folder_.path() / "count"), "x\n");
+  for (const int code : {1, 3}) {
+    fs::remove(folder_.path() / "count");
+    EXPECT_EQ(run("echo x >> $COUNT; exit " + std::to_string(code)), code);
+    EXPECT_EQ(read_file(folder_.path() / "count"), "x\n");
+  }
 }
 
 TEST_F(JobScriptRun, StartsAgainAsLongAsItGetsFurther) {
@@ -217,6 +220,11 @@ TEST_F(JobScriptRun, ACancelledJobStaysAway) {
   EXPECT_EQ(run("touch $RUN/STOP; exit 75"), 0);
   EXPECT_FALSE(requeued());
   EXPECT_EQ(run("exit 9"), 0) << "STOP is still there";
+}
+
+TEST_F(JobScriptRun, AQueryThatFailsCancelsNothing) {
+  run("exit 75", false, "; exit 1");
+  EXPECT_TRUE(requeued());
 }
 
 TEST_F(JobScriptRun, AChainLeavesTheRestToItsNextJob) {
@@ -328,11 +336,13 @@ TEST(Queue, JobsAreKeptInAFile) {
 }
 
 TEST(Launch, IsReadAsItWasWritten) {
-  Launch launch{"/r.textproto", {"a=1"}, {}};
+  Launch launch{"/r.textproto", {"a=1"}, {}, "mpirun --hostfile hosts", "mlm"};
   EXPECT_FALSE(launch_from_json(to_json(launch)).submission);
   launch.submission = Submission{"2-4", 8, "1:00", "alps", true, 3};
   const Launch read = launch_from_json(to_json(launch));
   EXPECT_EQ(read.overrides, launch.overrides);
+  EXPECT_EQ(read.launcher, "mpirun --hostfile hosts");
+  EXPECT_EQ(read.stage, "mlm");
   EXPECT_EQ(read.submission->nodes, "2-4");
   EXPECT_EQ(read.submission->chain, 3);
   EXPECT_TRUE(read.submission->stage_jobs);
