@@ -17,6 +17,8 @@ constexpr const char* kLaunchFile = "launch.json";
 
 std::string to_json(const Launch& launch) {
   ordered_json json{{"recipe", launch.recipe}, {"set", launch.overrides}};
+  if (!launch.launcher.empty()) json["launcher"] = launch.launcher;
+  if (!launch.stage.empty()) json["stage"] = launch.stage;
   if (const auto& s = launch.submission)
     json["submit"] = {
         {"nodes", s->nodes},     {"ntasks_per_node", s->ntasks_per_node}, {"time", s->time},
@@ -27,7 +29,8 @@ std::string to_json(const Launch& launch) {
 Launch launch_from_json(const std::string& text) {
   try {
     const auto json = ordered_json::parse(text);
-    Launch launch{json.at("recipe"), json.at("set"), std::nullopt};
+    Launch launch{json.at("recipe"), json.at("set"), std::nullopt, json.value("launcher", ""),
+                  json.value("stage", "")};
     if (json.contains("submit")) {
       const auto& s = json.at("submit");
       launch.submission = Submission{s.at("nodes"),   s.at("ntasks_per_node"), s.at("time"),

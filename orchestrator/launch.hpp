@@ -22,6 +22,8 @@ struct Launch {
   std::string recipe;                    // absolute
   std::vector<std::string> overrides;    // --set
   std::optional<Submission> submission;  // none: by `demist run`
+  std::string launcher;                  // of `demist run`: --launcher; "": the default
+  std::string stage;                     // --stage; "": all
 };
 
 std::string to_json(const Launch& launch);

@@ -29,6 +29,8 @@ int resume(const Arguments& arguments, const mpi::Comm& world) {
   Arguments again{launch.recipe};
   for (const std::string& assignment : launch.overrides)
     again.insert(again.end(), {"--set", assignment});
+  if (!launch.launcher.empty()) again.insert(again.end(), {"--launcher", launch.launcher});
+  if (!launch.stage.empty()) again.insert(again.end(), {"--stage", launch.stage});
   if (options.has("ranks")) again.insert(again.end(), {"--ranks", *options.find("ranks")});
   return run_recipe(again, world);
 }

@@ -29,29 +29,56 @@ void refuse_other_recipe(const RunConfig& run, const Options& options) {
 
 // What the run folder says about a run, and how it was started, changes only when nothing stands in
 // the way.
-void open_run(const RunConfig& run, const SupervisorOptions& options) {
+void open_run(const RunConfig& run, const SupervisorOptions& options, const Launch& launch) {
   refuse_record(run, options.recipe);
   fs::create_directories(run.run_dir);
   const FileLock lock(run.run_dir / "lock", kLockPatience);
   check_stages(run, options.redo);
-  require_inputs(run, options.only);
   write_record(run);
   if (options.allocation) return;       // `demist submit` has said how
   fs::remove(run.run_dir / kStopFile);  // who starts a run wants it to go on
-  std::vector<std::string> overrides = options.overrides;
-  overrides.push_back("run_dir=" + fs::absolute(run.run_dir).lexically_normal().string());
-  write_launch(run.run_dir, {fs::absolute(options.recipe).string(), overrides, {}});
+  write_launch(run.run_dir, launch);
+}
+
+// With what `demist resume` starts it again, from whatever folder.
+Launch launch_of(const RunConfig& run, const Options& options,
+                 const SupervisorOptions& supervisor) {
+  Launch launch;
+  launch.recipe = fs::absolute(supervisor.recipe).string();
+  launch.overrides = supervisor.overrides;
+  launch.overrides.push_back("run_dir=" + fs::absolute(run.run_dir).lexically_normal().string());
+  launch.launcher = options.get("launcher", "");
+  launch.stage = supervisor.only;
+  return launch;
+}
+
+void choose_launcher(const RunConfig& run, const Options& options, SupervisorOptions& supervisor) {
+  supervisor.launcher = Launcher(options.get("launcher", "mpirun"));
+  const bool srun = supervisor.launcher.is_srun();
+  for (const char* option : {"ranks-per-node", "min-nodes"})
+    if (!srun && options.has(option))
+      throw ConfigError(std::string("--") + option + " is for --launcher srun; use --ranks");
+  if (srun && options.has("ranks"))
+    throw ConfigError("--ranks is for mpirun; srun starts --ranks-per-node on each node");
+  if (srun)
+    supervisor.allocation = std::make_shared<slurm::Allocation>(
+        run.run_dir, slurm::CrewRequest{options.integer("ranks-per-node", 1, 1),
+                                        options.integer("min-nodes", 1, 1), run.tensor_parallel});
 }
 
 // Leaves what `demist status` must know of a supervisor.
-int supervise_and_tell(const RunConfig& run, const SupervisorOptions& options) {
-  open_run(run, options);
+int supervise_and_tell(const RunConfig& run, const SupervisorOptions& options,
+                       const Launch& launch) {
+  open_run(run, options, launch);
   const nlohmann::ordered_json me{{"host", host_name()}, {"process", ::getpid()}};
   nlohmann::ordered_json fields = me;
   fields["srun"] = options.allocation != nullptr;
   append_event(run.run_dir, "run_start", fields);
   int code = static_cast<int>(ExitCode::internal);
-  const mpi::Outcome outcome = mpi::attempt([&] { code = supervise(run, options); });
+  const mpi::Outcome outcome = mpi::attempt([&] {
+    require_inputs(run, options.only);
+    code = supervise(run, options);
+  });
   if (!outcome.message.empty()) code = static_cast<int>(outcome.code);
   fields = me;
   fields["code"] = code;
@@ -100,12 +127,8 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
   supervisor.progress = detect_progress_style();
   supervisor.redo = options.has("redo");
   if (options.has("stage")) supervisor.only = run.stage(*options.find("stage")).name;
-  supervisor.launcher = Launcher(options.get("launcher", "mpirun"));
-  if (supervisor.launcher.is_srun())
-    supervisor.allocation = std::make_shared<slurm::Allocation>(
-        run.run_dir, slurm::CrewRequest{options.integer("ranks-per-node", 1, 1),
-                                        options.integer("min-nodes", 1, 1), run.tensor_parallel});
-  return supervise_and_tell(run, supervisor);
+  choose_launcher(run, options, supervisor);
+  return supervise_and_tell(run, supervisor, launch_of(run, options, supervisor));
 }
 
 }  // namespace demist::cli

@@ -148,6 +148,8 @@ int status(const Arguments& arguments, const mpi::Comm&) {
   std::vector<fs::path> runs;
   for (const std::string& name : options.positionals()) runs.push_back(slurm::find_run(name));
   if (options.has("watch")) {
+    if (options.has("json"))
+      throw ConfigError("--watch is for people; programs ask again with --json");
     if (runs.size() != 1) throw ConfigError("--watch needs one RUN");
     return watch(runs.front());
   }

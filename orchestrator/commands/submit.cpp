@@ -23,7 +23,9 @@ int submit(const Arguments& arguments, const mpi::Comm&) {
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
       .flag("dry-run", "print the batch script and exit");
   if (!options.parse(arguments)) return 0;
-  Launch launch{find_recipe(options.positionals().front()).string(), options.all("set"), {}};
+  Launch launch;
+  launch.recipe = find_recipe(options.positionals().front()).string();
+  launch.overrides = options.all("set");
   Submission& asked = launch.submission.emplace();
   asked.nodes = options.get("nodes", "1");
   asked.ntasks_per_node = options.integer("ntasks-per-node", 0, 1);
