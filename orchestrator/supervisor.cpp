@@ -117,6 +117,11 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
       log::info("stage " + stage.name + " is done already");
       continue;
     }
+    // A stage that ends by itself just then hears no request to stop.
+    if (relay.interrupted()) {
+      log::info("stopped before stage " + stage.name + "; run the same command to go on");
+      return static_cast<int>(ExitCode::requeue);
+    }
     log::info("stage " + stage.name + (status == StageStatus::started ? " (goes on)" : ""));
     const int code = run_attempts(run, options, stage, relay);
     if (code != 0) {

@@ -1,21 +1,44 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C once, twice, and two runs in one folder, as a user of `demist run` meets them.
+"""Ctrl-C once, twice, at the end of a stage, and two runs in one folder, as a user of `demist run` meets them.
 
 usage: stop.py DEMIST CONFIGS
 """
 import pathlib
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 
-from run import TRAINED, Run
+from run import TRAINED, Run, expect
+
+# The command of the first stage sends the signal to `demist run` when it has made what it is for.
+TWO_STAGES = """
+name: "two"
+stages {
+  name: "first"
+  kind: PREPARE
+  command: "sh" command: "-c" command: "touch $0/1; kill -INT $(cut -d' ' -f4 /proc/$PPID/stat)" command: "{run}"
+  product: "{run}/1"
+}
+stages { name: "second" kind: PREPARE command: "touch" command: "{run}/2" product: "{run}/2" }
+"""
+
+
+def at_the_end_of_a_stage(binary, root):
+    recipe, folder = root / "two.textproto", root / "two"
+    recipe.write_text(TWO_STAGES, encoding="utf-8")
+    for code, second in ((75, False), (0, True)):
+        ended = subprocess.run([binary, "run", str(recipe), "--set", f"run_dir={folder}"], check=False,
+                               capture_output=True, text=True)
+        expect(ended.returncode == code and (folder / "2").exists() == second, f"{ended}")
 
 
 def main():
     binary, configs = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="demist-stop-") as root:
+        at_the_end_of_a_stage(binary, pathlib.Path(root))
         settings = (f"stages.{TRAINED}.steps=100000", "parallel.ranks=2")
         run = Run(binary, configs, pathlib.Path(root) / "run", *settings).start()
         run.wait_for(lambda: run.events("attempt"))  # the first stage begins: it does not listen to signals
