@@ -109,20 +109,15 @@ class Stage {
   std::optional<Trainer> trainer_;
 };
 
-// The error that all ranks throw.
-std::string refusal_of(const std::function<void()>& begin) {
+// All ranks throw it: `usage` where no other machine would do, `environment` where one might.
+void expect_refusal(ExitCode code, const std::string& words, const std::function<void()>& begin) {
   try {
     begin();
     ADD_FAILURE() << "not refused";
-    return {};
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::environment);
-    return error.what();
+    EXPECT_EQ(error.code(), code);
+    EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
   }
-}
-void expect_refusal(const std::string& words, const std::function<void()>& begin) {
-  const std::string text = refusal_of(begin);
-  EXPECT_NE(text.find(words), std::string::npos) << text;
 }
 
 TEST(AttentionChoices, WishesAreFulfilledOrRefused) {
@@ -131,11 +126,13 @@ TEST(AttentionChoices, WishesAreFulfilledOrRefused) {
   EXPECT_EQ(Stage(b.path(), AttentionWish::own, Cudnn::sound).plan().path, AttentionPath::own);
   const Stage cudnn(c.path(), AttentionWish::cudnn, Cudnn::sound);
   EXPECT_EQ(cudnn.plan(), (PlannedAttention{AttentionPath::cudnn, "cuDNN 9.19.0"}));
-  expect_refusal("-DDEMIST_CUDNN_FRONTEND", [&] { Stage(d.path(), AttentionWish::cudnn); });
-  expect_refusal("attention_dropout is 0.1",
+  expect_refusal(ExitCode::usage, "-DDEMIST_CUDNN_FRONTEND",
+                 [&] { Stage(d.path(), AttentionWish::cudnn); });
+  expect_refusal(ExitCode::usage, "attention_dropout is 0.1",
                  [&] { Stage(e.path(), AttentionWish::cudnn, Cudnn::sound, 0.1f); });
   const std::string last = "rank " + std::to_string(world().size() - 1) + ": dQ of sequence 0";
-  expect_refusal(last, [&] { Stage(f.path(), AttentionWish::cudnn, Cudnn::faulty_on_last_rank); });
+  expect_refusal(ExitCode::environment, last,
+                 [&] { Stage(f.path(), AttentionWish::cudnn, Cudnn::faulty_on_last_rank); });
   EXPECT_FALSE(std::filesystem::exists(f.path() / "device_plan.json"));
 }
 
@@ -211,7 +208,7 @@ TEST(AttentionChoices, AKeptCudnnIsCheckedAgain) {
   }
   EXPECT_EQ(Stage(folder.path(), AttentionWish::automatic, Cudnn::sound).choice().planned.path,
             AttentionPath::cudnn);
-  expect_refusal("which now fails its check", [&] {
+  expect_refusal(ExitCode::environment, "which now fails its check", [&] {
     Stage(folder.path(), AttentionWish::automatic, Cudnn::faulty_on_last_rank);
   });
   // Without the library it cannot go on as it began, and says so.
@@ -245,7 +242,7 @@ TEST(AttentionChoices, CpusHaveOneWay) {
   }
   for (const AttentionWish wish : {AttentionWish::unfused, AttentionWish::cudnn}) {
     question.wish = wish;
-    expect_refusal("is for GPUs, and this run is on CPUs",
+    expect_refusal(ExitCode::usage, "is for GPUs, and this run is on CPUs",
                    [&] { settle_attention(world(), *cpu, question); });
   }
 }
