@@ -9,6 +9,7 @@ namespace demist {
 namespace {
 
 TEST(StopSignals, AClosingTerminalIsOneRequest) {
+  std::signal(SIGHUP, SIG_DFL);  // nohup ignores it
   const StopSignals signals(StopSignals::Second::is_counted);
   EXPECT_FALSE(signals.requested());
   std::raise(SIGHUP);
