@@ -31,6 +31,7 @@ const char* name_of(Phase phase);
 
 // A heartbeat as its readers see it. Seconds are those of the machine's steady clock.
 struct Pulse {
+  std::string host;  // empty: this machine
   int rank = 0;
   int process = 0;
   bool alive = true;   // the process exists

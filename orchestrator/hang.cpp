@@ -29,7 +29,8 @@ std::string describe(const Finding& finding, const std::string& host) {
   const Pulse& pulse = finding.pulse;
   const bool died = finding.kind == Finding::Kind::died;
   std::string text = "rank " + std::to_string(pulse.rank) + " (process " +
-                     std::to_string(pulse.process) + " on " + host + ") ";
+                     std::to_string(pulse.process) + " on " +
+                     (pulse.host.empty() ? host : pulse.host) + ") ";
   text += died ? "died in " : "stands still: ";
   text += where(pulse);
   if (died) return text + "; it was killed, for want of memory perhaps, or crashed";
@@ -65,7 +66,8 @@ std::optional<Finding> HangDetector::look(std::span<const Pulse> pulses, double 
 
 double HangDetector::limit_of_process(const Pulse& pulse) const {
   if (pulse.slowest_step <= 0) return patience_.unknown_process;
-  return std::max(patience_.process, patience_.factor * pulse.slowest_step);
+  const double least = pulse.host.empty() ? patience_.process : patience_.elsewhere;
+  return std::max(least, patience_.factor * pulse.slowest_step);
 }
 
 double HangDetector::limit_of_work(const Pulse& pulse) const {

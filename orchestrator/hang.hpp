@@ -1,4 +1,4 @@
-// When a rank counts as dead or hung: pure decisions from the heartbeats of one machine.
+// When a rank counts as dead or hung: pure decisions from heartbeats.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -16,6 +16,7 @@ struct Patience {
   double factor = 2;            // times the slowest recent step; 0: nothing is a hang
   double phase_factor = 4;      // times the slowest recent save, evaluation or start, inside one
   double process = 2;           // at least, when the whole process stands still
+  double elsewhere = 5;         // the same on another machine: letters are lost and sent again
   double work = 60;             // at least, when its watchdog lives: disks and networks pause
   double silent = 120;          // before it has a heartbeat
   double forsaken = 30;         // a launcher, after its last rank
@@ -33,7 +34,7 @@ struct Finding {
   double seconds = 0, limit = 0;  // it stood still; it might have
 };
 // "rank 2 (process 4711 on node7) stands still: backward of step 41, in all_reduce, for 2.1 s where
-// 2.0 s are the limit"
+// 2.0 s are the limit". `host`: this machine.
 std::string describe(const Finding& finding, const std::string& host);
 // "backward of step 41, in all_reduce"
 std::string where(const Pulse& pulse);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/rank_watch.hpp"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
@@ -10,9 +12,11 @@
 #include <future>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/checksum.hpp"
 #include "core/file.hpp"
+#include "core/log.hpp"
 #include "orchestrator/events.hpp"
 #include "orchestrator/exit_record.hpp"
 #include "orchestrator/progress.hpp"
@@ -26,8 +30,10 @@ using nlohmann::ordered_json;
 constexpr auto kPeriod = std::chrono::milliseconds(100);
 // Seconds. `demist run` ends an attempt faster than a rank, and launchers end it themselves when a
 // rank died; ranks that have nothing to report follow the one that does; and a lost connection is
-// the consequence of what others may report.
-constexpr double kPrecedence = 0.5, kPrecedenceOfReport = 1.5, kPrecedenceOfCause = 5;
+// the consequence of what others may report. Nobody but rank 0 hears of a rank that was alone on
+// its machine; mpirun gives it a second before it is killed for that rank's death.
+constexpr double kPrecedence = 0.5, kPrecedenceOfReport = 1.5, kPrecedenceOfCause = 5,
+                 kPrecedenceOfNobody = 0.2;
 // To abort connections: a driver may not answer.
 constexpr auto kAbortLimit = std::chrono::seconds(5);
 
@@ -50,6 +56,18 @@ std::string prefix(const WatchedStage& stage) {
   return first.substr(0, first.size() - 1);
 }
 
+double precedence_over(const RankObserver& observer, const Finding& finding) {
+  if (finding.pulse.host.empty()) return kPrecedence;
+  return observer.is_alone(finding) ? kPrecedenceOfNobody : kPrecedenceOfReport;
+}
+
+// The same for ranks that can read one another's heartbeats; containers of one host may be apart.
+std::string machine_of(const fs::path& heartbeats) {
+  struct ::stat folder {};
+  ::stat(heartbeats.c_str(), &folder);
+  return host_name() + ":" + std::to_string(folder.st_dev) + ":" + std::to_string(folder.st_ino);
+}
+
 // Not through the log: its lock may be held by the thread that hangs.
 void say(const std::string& message) {
   const std::string line = "demist: " + message + "\n";
@@ -60,8 +78,9 @@ void say(const std::string& message) {
 
 fs::path heartbeat_folder(const fs::path& run_dir) {
   const std::string identity = sha256_hex(fs::absolute(run_dir).lexically_normal().string());
-  const fs::path shared =
-      "/dev/shm/demist-" + std::to_string(::getuid()) + "-" + identity.substr(0, 16);
+  const char* named = std::getenv(kHeartbeatVariable);
+  const fs::path shared = fs::path(named != nullptr ? named : "/dev/shm") /
+                          ("demist-" + std::to_string(::getuid()) + "-" + identity.substr(0, 16));
   std::error_code error;
   fs::create_directories(shared, error);
   if (!error && ::access(shared.c_str(), W_OK) == 0) return shared;
@@ -89,25 +108,49 @@ void RankObserver::find_new() {
     if (!name.starts_with(prefix(stage_)) || readers_.contains(name)) continue;
     (void)mpi::attempt([&] {  // not whole yet, or gone already
       readers_.emplace(name, HeartbeatReader(entry.path()));
-      order_.push_back(name);
     });
   }
 }
 
-std::optional<Finding> RankObserver::look() {
+std::size_t RankObserver::index_of(const std::string& name) {
+  const auto [place, is_new] = known_.emplace(name, known_.size());
+  if (is_new) pulses_.emplace_back();
+  return place->second;
+}
+
+std::optional<Finding> RankObserver::look(const Others& others) {
   find_new();
-  std::vector<Pulse> pulses;
-  for (const std::string& name : order_) pulses.push_back(readers_.at(name).read());
-  return detector_.look(pulses, steady_seconds());
+  for (const auto& [name, reader] : readers_) pulses_[index_of(name)] = reader.read();
+  // Of a machine that has said good-bye nothing more is known, nor need be.
+  for (Pulse& pulse : pulses_) pulse.ended = pulse.ended || !pulse.host.empty();
+  for (const auto& [number, machine] : others)
+    for (const Pulse& pulse : machine.pulses)
+      pulses_[index_of(std::to_string(number) + "#" + std::to_string(pulse.rank))] = pulse;
+  return detector_.look(pulses_, steady_seconds());
 }
 
 bool RankObserver::claim(const Finding& finding) const {
-  return readers_.at(order_.at(finding.index)).claim();
+  if (!finding.pulse.host.empty()) return true;  // only one hears of that machine
+  for (const auto& [name, reader] : readers_)
+    if (known_.at(name) == finding.index) return reader.claim();
+  return false;
+}
+
+bool RankObserver::is_alone(const Finding& finding) const {
+  return std::ranges::count(pulses_, finding.pulse.host, &Pulse::host) == 1;
+}
+
+std::vector<Pulse> RankObserver::pulses() const {
+  std::vector<Pulse> own;
+  std::ranges::copy_if(pulses_, std::back_inserter(own),
+                       [](const Pulse& pulse) { return pulse.host.empty(); });
+  return own;
 }
 
 std::string record_finding(const WatchedStage& stage, const Finding& finding) {
   const Pulse& pulse = finding.pulse;
-  const std::string host = host_name(), message = describe(finding, host);
+  const std::string host = pulse.host.empty() ? host_name() : pulse.host;
+  const std::string message = describe(finding, host);
   const bool died = finding.kind == Finding::Kind::died;
   // A rank that ended with an error of its own makes the launcher kill the others.
   if (died && first_cause(stage.run_dir, stage.stage)) return message;
@@ -159,14 +202,57 @@ RankWatch::RankWatch(const mpi::Comm& world, const fs::path& run_dir, const std:
     thread_ =
         std::jthread([this, patience](const std::stop_token& stop) { watch(stop, patience); });
   });
+  link_ = meet_other_machines(world);
+  shared_link_ = link_.get();
   world_ = world.watched_by(*heartbeat_);
 }
 
 RankWatch::~RankWatch() {
   thread_.request_stop();
   thread_.join();
+  if (link_) link_->leave();
   heartbeat_->leave();
   sweep_heartbeats(stage_.run_dir);
+}
+
+// The first rank of a machine speaks for it.
+std::unique_ptr<MachineLink> RankWatch::meet_other_machines(const mpi::Comm& world) const {
+  const std::string host = host_name();
+  const std::string mine = machine_of(heartbeat_folder(stage_.run_dir));
+  const std::vector<std::string> machines = world.gather(mine, 0);  // of all ranks, on rank 0
+  std::vector<int> speakers;
+  std::set<std::string> seen;
+  for (std::size_t rank = 0; rank < machines.size(); ++rank)
+    if (seen.insert(machines[rank]).second) speakers.push_back(static_cast<int>(rank));
+  std::unique_ptr<MachineLink> link;
+  ordered_json call;
+  if (speakers.size() > 1) {
+    const mpi::Outcome heard = mpi::attempt([&] {
+      auto listening = listen_to_machines(host);
+      const MeetingPoint& point = listening->meeting_point();
+      call = {{"token", point.token},
+              {"addresses", point.addresses},
+              {"port", point.port},
+              {"speakers", speakers}};
+      link = std::move(listening);
+    });
+    if (!heard.message.empty())
+      log::warning(heard.message + "; each machine watches its own ranks alone");
+  }
+  call = ordered_json::parse(world.broadcast(call.dump(), 0));
+  if (world.rank() == 0 || call.is_null()) return link;
+  speakers = call.at("speakers").get<std::vector<int>>();
+  const auto place = std::ranges::find(speakers, world.rank());
+  if (place == speakers.end()) return nullptr;
+  return call_first_machine({call.at("token"), call.at("addresses"), call.at("port")},
+                            static_cast<int>(place - speakers.begin()), host);
+}
+
+std::optional<Finding> RankWatch::look(RankObserver& observer) const {
+  MachineLink* const link = shared_link_.load();
+  if (link == nullptr) return observer.look();
+  link->exchange(observer.pulses());
+  return observer.look(link->others());
 }
 
 void RankWatch::watch(const std::stop_token& stop, const Patience& patience) {
@@ -177,7 +263,7 @@ void RankWatch::watch(const std::stop_token& stop, const Patience& patience) {
   std::unique_lock lock(mutex);
   while (!stopped.wait_for(lock, stop, kPeriod, [&] { return stop.stop_requested(); })) {
     heartbeat_->tick();
-    act_on(observer, observer.look(), since);
+    act_on(observer, look(observer), since);
     act_on(heartbeat_->connections().trouble(), since);
   }
 }
@@ -188,13 +274,14 @@ void RankWatch::act_on(const RankObserver& observer, const std::optional<Finding
   if (!finding) return;
   if (since.finding == 0) since.finding = steady_seconds();
   const double passed = steady_seconds() - since.finding;
-  if (passed < kPrecedence) return;
+  if (passed < precedence_over(observer, *finding)) return;
   const bool first = observer.claim(*finding);
   if (!first && passed < kPrecedenceOfReport) return;
   if (first) say(record_finding(stage_, *finding));
-  // A stopped process does not hear a friendlier signal.
-  const bool mine = finding->pulse.process == ::getpid();
-  if (first && finding->pulse.alive && !mine) ::kill(finding->pulse.process, SIGKILL);
+  // A stopped process does not hear a friendlier signal; elsewhere the launcher sends it.
+  const bool here = finding->pulse.host.empty();
+  const bool mine = here && finding->pulse.process == ::getpid();
+  if (first && here && finding->pulse.alive && !mine) ::kill(finding->pulse.process, SIGKILL);
   // Nobody need look for a reason why the others end. That this rank is gone, others must see.
   if (!mine) heartbeat_->leave();
   end_process();

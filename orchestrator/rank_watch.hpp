@@ -2,15 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/mpi.hpp"
 #include "orchestrator/hang.hpp"
+#include "orchestrator/machine_link.hpp"
 
 namespace demist {
 
@@ -20,37 +23,45 @@ namespace fs = std::filesystem;
 // starts.
 inline constexpr const char* kAttemptVariable = "DEMIST_ATTEMPT_ID";
 
-// Where the ranks of a run keep their heartbeats on this machine: in memory, below /dev/shm, or in
-// the run folder where there is no such place. The folder is made.
+// Where the ranks of a run keep their heartbeats on this machine: in memory, below /dev/shm or
+// another folder that this variable names, or in the run folder where there is no such place. The
+// folder is made.
+inline constexpr const char* kHeartbeatVariable = "DEMIST_HEARTBEATS";
 fs::path heartbeat_folder(const fs::path& run_dir);
 
 // Removes what killed ranks have left there, and the folder when nobody uses it.
 void sweep_heartbeats(const fs::path& run_dir);
 
-// The ranks of one attempt at a stage, on this machine.
+// An attempt at a stage.
 struct WatchedStage {
   fs::path run_dir;
   std::string stage;
   std::string attempt;  // its identity
 };
 
-// Sees ranks come and go, and what becomes of them. One thread at a time.
+// Sees ranks come and go, and what becomes of them: those of this machine, and those of which
+// `others` tell. One thread at a time.
 class RankObserver {
  public:
+  using Others = std::map<int, OtherMachine>;
   RankObserver(WatchedStage stage, const Patience& patience);
-  std::optional<Finding> look();
+  std::optional<Finding> look(const Others& others = {});
   // True for one process of this machine: the one that reports it.
   bool claim(const Finding& finding) const;
+  bool is_alone(const Finding& finding) const;  // no other rank on its machine
+  std::vector<Pulse> pulses() const;            // of this machine, as of the last look
   const std::map<std::string, HeartbeatReader>& ranks() const { return readers_; }
 
  private:
   void find_new();
+  std::size_t index_of(const std::string& name);
 
   WatchedStage stage_;
   fs::path folder_;
   HangDetector detector_;
-  std::map<std::string, HeartbeatReader> readers_;
-  std::vector<std::string> order_;  // names, as the detector counts ranks
+  std::map<std::string, HeartbeatReader> readers_;  // of this machine
+  std::map<std::string, std::size_t> known_;        // how the detector counts ranks
+  std::vector<Pulse> pulses_;                       // so counted
 };
 
 // Writes the event (`hang` or `rank_died`) and the rank's exit record, unless a reason is known
@@ -63,9 +74,10 @@ std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,
                            const std::string& trouble);
 
 // A rank's own heartbeat, and the thread that watches over all ranks of its machine and over this
-// rank's connections: when a rank is dead or hung, or a connection is lost, and `demist run` is not
-// there to say so, it says so, aborts the connections, on which the rank's own thread or device may
-// be stuck, and ends this process with ExitCode::suspect, which ends the job.
+// rank's connections; the one of rank 0 hears of all other machines as well, and that of the second
+// machine's first rank of rank 0's. When a rank is dead or hung, or a connection is lost, and
+// `demist run` is not there to say so, it says so, aborts the connections, on which the rank's own
+// thread or device may be stuck, and ends this process with ExitCode::suspect, which ends the job.
 class RankWatch {
  public:
   // Collective. `patience`: of the run.
@@ -81,7 +93,10 @@ class RankWatch {
   struct Since {
     double finding = 0, trouble = 0;
   };
+  // Collective.
+  std::unique_ptr<MachineLink> meet_other_machines(const mpi::Comm& world) const;
   void watch(const std::stop_token& stop, const Patience& patience);
+  std::optional<Finding> look(RankObserver& observer) const;
   void act_on(const RankObserver& observer, const std::optional<Finding>& finding, Since& since);
   void act_on(const std::string& trouble, Since& since);
   Pulse own_pulse() const;
@@ -90,7 +105,9 @@ class RankWatch {
   WatchedStage stage_;
   std::unique_ptr<Heartbeat> heartbeat_;
   mpi::Comm world_;
-  std::jthread thread_;  // last: it uses what stands above
+  std::unique_ptr<MachineLink> link_;                // null: nobody elsewhere to hear of
+  std::atomic<MachineLink*> shared_link_ = nullptr;  // the same, once the thread may use it
+  std::jthread thread_;                              // last: it uses what stands above
 };
 
 }  // namespace demist

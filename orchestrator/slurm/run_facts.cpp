@@ -111,12 +111,13 @@ RunProgress progress_of(const RunConfig& run) {
   RunProgress progress;
   progress.done = true;
   for (const StageConfig& stage : run.stages) {
-    const bool done = read_done(stage).has_value();
-    const auto started = done ? std::nullopt : read_started(stage);
-    progress.begun = progress.begun || done || started;
-    if (done) continue;
+    if (read_done(stage)) {
+      progress.begun = true;
+      continue;
+    }
     progress.done = false;
-    if (!started) break;
+    if (!read_started(stage)) break;
+    progress.begun = true;
     progress.stage = stage.name;
     const auto changed =
         fs::file_time_type::clock::to_sys(fs::last_write_time(stage.folder / "started.json"));

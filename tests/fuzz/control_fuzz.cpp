@@ -1,8 +1,9 @@
-// Messages of rank 0 and reports of ranks.
+// Messages of rank 0, reports of ranks, letters between watchers.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
 #include "orchestrator/control_wire.hpp"
+#include "orchestrator/machine_wire.hpp"
 #include "tests/fuzz/fuzz.hpp"
 
 using namespace demist;
@@ -28,6 +29,17 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
                  "a speed is a rank's");
     const std::string wire = encode(report);
     fuzz::expect(encode(decode_report(wire)) == wire, "a report is read as written");
+  });
+  fuzz::accepts<EnvironmentError>([&] {
+    const MachineLetter letter = decode_machine_letter(bytes);
+    fuzz::expect(std::ranges::all_of(letter.pulses,
+                                     [](const Pulse& pulse) {
+                                       return pulse.rank >= 0 && pulse.slowest_step >= 0 &&
+                                              static_cast<std::size_t>(pulse.phase) < kPhases;
+                                     }),
+                 "a pulse is a rank's");
+    const std::string wire = encode(letter);
+    fuzz::expect(encode(decode_machine_letter(wire)) == wire, "a letter is read as written");
   });
   return 0;
 }

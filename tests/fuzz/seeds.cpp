@@ -8,6 +8,7 @@
 #include "data/manifest.hpp"
 #include "orchestrator/config_text.hpp"
 #include "orchestrator/control_wire.hpp"
+#include "orchestrator/machine_wire.hpp"
 #include "tests/support/compressed.hpp"
 #include "worker/checkpoint/manifest.hpp"
 
@@ -117,6 +118,11 @@ void control(Folder folder) {
   report.stop_requested = report.exhausted = true;
   report.speeds = {{0, 0.5f}, {3, 0.25f}};
   folder.add(encode(report));
+  Pulse pulse;
+  pulse.rank = 3;
+  pulse.call = "all_reduce";
+  pulse.slowest_step = 0.5;
+  folder.add(encode(MachineLetter{"token", 1, "node1", {pulse, pulse}, false}));
 }
 
 // Settings (rows_fuzz.cpp), then rows.
