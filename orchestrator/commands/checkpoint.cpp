@@ -63,6 +63,7 @@ std::string problem_of(const checkpoint::Entry& entry) {
   try {
     const checkpoint::Checkpoint opened(entry.path);
     opened.verify();
+    opened.verify_tables();
     if (opened.meta().step != entry.step)
       return entry.path.string() + ": holds step " + std::to_string(opened.meta().step);
     return {};

@@ -22,7 +22,10 @@ constexpr const char* kVerified = "verified       every checksum\n";
 
 void show_checkpoint(const fs::path& path, const Options& options) {
   const checkpoint::Checkpoint ck = checkpoint::open_any(find_model(path));
-  if (options.has("verify")) ck.verify();
+  if (options.has("verify")) {
+    ck.verify();
+    ck.verify_tables();
+  }
   if (options.has("hash")) {
     std::printf("%s\n", ck.hash().c_str());
     return;

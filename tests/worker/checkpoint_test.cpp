@@ -106,6 +106,29 @@ TEST_F(CheckpointTest, IsPlainHdf5) {
             (std::vector<std::int64_t>{0, 29, 0, 1}));
 }
 
+// Other programs read by them; values do not depend on them.
+TEST_F(CheckpointTest, DamagedHdf5TablesAreFound) {
+  const fs::path directory = save_step(1), path = directory / "w0000.h5";
+  Checkpoint(directory).verify_tables();
+  const std::string whole = read_file(path);
+  int found = 0;
+  for (const std::string text : {"OHDR", "FRHP", "TREE", "adam_m"}) {
+    const std::size_t at = whole.find(text);
+    if (at == std::string::npos) continue;  // HDF5 has laid it out otherwise
+    flip_byte(path, at);
+    try {
+      Checkpoint(directory).verify_tables();
+    } catch (const CheckpointError& error) {
+      EXPECT_TRUE(contains(error.what(), "w0000.h5: its HDF5 tables are damaged"));
+      ++found;
+    }
+    EXPECT_EQ(failure(directory), "nothing wrong");
+    flip_byte(path, at);
+  }
+  EXPECT_GE(found, 2);
+  Checkpoint(directory).verify_tables();
+}
+
 TEST_F(CheckpointTest, ParametersAloneAreAState) {
   std::vector<Piece> pieces = pieces_of(state_, Split::columns, 0, 1);
   std::erase_if(pieces, [](const Piece& piece) { return piece.kind != Kind::parameter; });

@@ -102,6 +102,9 @@ class Checkpoint {
   // tensor.
   void read(MutablePiece piece) const;
   void verify() const;  // every checksum, and that the parts tile every tensor
+  // That HDF5 finds in the files what read() takes from them without it: other programs need that,
+  // training does not. Throws CheckpointError.
+  void verify_tables() const;
   // SHA-256 over (name, shape, kind, fp32 bytes) in name order, plus step: the same for any layout
   // of the same state.
   std::string hash() const;

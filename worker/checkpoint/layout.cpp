@@ -34,6 +34,13 @@ void append_runs(const Stripe& stripe, std::vector<Run>& runs) {
     runs.push_back({stripe.start + i * stripe.stride, stripe.count});
 }
 
+std::vector<std::int64_t> flat(std::span<const Stripe> stripes) {
+  std::vector<std::int64_t> numbers;
+  for (const Stripe& s : stripes)
+    numbers.insert(numbers.end(), {s.start, s.count, s.stride, s.repeat});
+  return numbers;
+}
+
 void check_tiling(std::vector<Run>& runs, std::int64_t size, const std::string& what) {
   std::ranges::sort(runs, {}, &Run::start);
   const auto fail = [&](std::int64_t begin, std::int64_t end, const char* how) {

@@ -25,6 +25,8 @@ struct Stripe {
 // `runs` rise and neither overlap nor touch. The stripes say the same runs in the same order.
 std::vector<Stripe> to_stripes(std::span<const Run> runs);
 void append_runs(const Stripe& stripe, std::vector<Run>& runs);
+// Start, count, stride, repeat of each, as a file has them.
+std::vector<std::int64_t> flat(std::span<const Stripe> stripes);
 
 // Throws CheckpointError("<what>: elements [a, b) are missing | stored twice") unless the runs
 // cover [0, size) once. Sorts them.

@@ -258,6 +258,11 @@ void check_complete(const Manifest& manifest, const std::string& where) {
     }
 }
 
+std::string dataset_name(const LogicalTensor& tensor, Kind kind) {
+  return "/t/" + tensor.name + "/" + name_of(kind);
+}
+std::string stripe_table_name(const std::string& dataset) { return dataset + ".stripes"; }
+
 bool chunk_intact(std::span<const std::byte> file, const Block& block, std::size_t index) {
   const auto begin = static_cast<std::int64_t>(index) * kChunk;
   const std::int64_t values = std::min(kChunk, block.count - begin);

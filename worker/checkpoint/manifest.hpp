@@ -50,6 +50,10 @@ Part parse_part(const std::string& text);  // throws CheckpointError
 // Throws CheckpointError unless each kind that occurs covers every tensor exactly once.
 void check_complete(const Manifest& manifest, const std::string& where);
 
+// In a data file: the values of a block, and the table of the runs that they are.
+std::string dataset_name(const LogicalTensor& tensor, Kind kind);
+std::string stripe_table_name(const std::string& dataset);
+
 // Whether chunk `index` of the block is intact in the file's bytes.
 bool chunk_intact(std::span<const std::byte> file, const Block& block, std::size_t index);
 

@@ -6,6 +6,7 @@
 
 #include "core/checksum.hpp"
 #include "core/file.hpp"
+#include "core/h5.hpp"
 #include "worker/checkpoint/catalog.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/manifest.hpp"
@@ -205,6 +206,31 @@ void Checkpoint::verify() const {
   check_complete(impl_->manifest, (impl_->directory / kManifestName).string());
   for (std::size_t b = 0; b < impl_->manifest.blocks.size(); ++b)
     impl_->verify_chunks(b, 0, impl_->manifest.blocks[b].checksums.size());
+}
+
+void Checkpoint::verify_tables() const {
+  const Manifest& manifest = impl_->manifest;
+  for (std::size_t f = 0; f < manifest.files.size(); ++f) {
+    const fs::path path = impl_->directory / manifest.files[f].name;
+    const auto refuse = [&](const std::string& why) {
+      throw CheckpointError(path.string() + ": its HDF5 tables are damaged (" + why +
+                            "); training reads its values all the same, other programs may not");
+    };
+    try {
+      const h5::File file = h5::File::open(path);
+      for (const Block& block : manifest.blocks) {
+        if (block.file != f) continue;
+        const std::string name = dataset_name(manifest.tensors[block.tensor], block.kind);
+        const h5::Extent extent = file.extent(name);
+        if (extent.offset != block.offset ||
+            extent.count != static_cast<std::uint64_t>(block.count) ||
+            file.read_all<std::int64_t>(stripe_table_name(name)) != flat(block.stripes))
+          refuse(name + " is not where the manifest has it");
+      }
+    } catch (const DataError& error) {
+      refuse(error.what());
+    }
+  }
 }
 
 std::string Checkpoint::hash() const {

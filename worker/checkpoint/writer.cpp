@@ -72,13 +72,6 @@ class ChunkWriter {
   std::vector<std::uint64_t> checksums_;
 };
 
-std::vector<std::int64_t> flat(const std::vector<Stripe>& stripes) {
-  std::vector<std::int64_t> numbers;
-  for (const Stripe& s : stripes)
-    numbers.insert(numbers.end(), {s.start, s.count, s.stride, s.repeat});
-  return numbers;
-}
-
 // The limit holds for HDF5's tables in memory too, where a refused write is not survived.
 void refuse_if_too_large(const fs::path& path, const std::vector<PlannedBlock>& blocks) {
   rlimit limit{};
@@ -108,9 +101,9 @@ std::vector<Block> lay_out(const fs::path& path, const SparseFile& tables, const
   file.set_attribute("/", "writers", static_cast<std::uint64_t>(id.ranks));
   std::vector<Block> blocks;
   for (const PlannedBlock& plan : planned) {
-    const std::string name = "/t/" + tensors[plan.tensor].name + "/" + name_of(plan.kind);
+    const std::string name = dataset_name(tensors[plan.tensor], plan.kind);
     file.allocate(name, h5::Type::f32, static_cast<std::uint64_t>(plan.count));
-    file.write(name + ".stripes", flat(plan.stripes));  // the file explains itself
+    file.write(stripe_table_name(name), flat(plan.stripes));  // the file explains itself
     blocks.push_back({.file = 0,
                       .tensor = plan.tensor,
                       .kind = plan.kind,
