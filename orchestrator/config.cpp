@@ -369,8 +369,12 @@ fs::path find_recipe(const std::string& name) {
   if (fs::exists(fs::path(name) / "recipe.textproto"))
     throw ConfigError(name + " is a run folder; to go on with it, run the recipe that made it");
   if (fs::is_directory(name)) throw ConfigError(name + " is a folder; name a recipe file");
+  std::vector<std::string> known = recipe_names(folders);
+  std::ranges::sort(known);
+  known.erase(std::unique(known.begin(), known.end()), known.end());
   throw ConfigError("there is no recipe '" + name + "'; looked for " + join(tried, ", ") +
-                    did_you_mean(name, recipe_names(folders)));
+                    did_you_mean(name, known) +
+                    (known.empty() ? "" : " (there are: " + join(known, ", ") + ")"));
 }
 
 }  // namespace demist

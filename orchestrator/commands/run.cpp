@@ -52,15 +52,19 @@ Launch launch_of(const RunConfig& run, const Options& options,
   return launch;
 }
 
-void choose_launcher(const RunConfig& run, const Options& options, SupervisorOptions& supervisor) {
-  supervisor.launcher = Launcher(options.get("launcher", "mpirun"));
-  const bool srun = supervisor.launcher.is_srun();
+Launcher launcher_of(const Options& options) {
+  Launcher launcher(options.get("launcher", "mpirun"));
+  const bool srun = launcher.is_srun();
   for (const char* option : {"ranks-per-node", "min-nodes"})
     if (!srun && options.has(option))
       throw ConfigError(std::string("--") + option + " is for --launcher srun; use --ranks");
   if (srun && options.has("ranks"))
     throw ConfigError("--ranks is for mpirun; srun starts --ranks-per-node on each node");
-  if (srun)
+  return launcher;
+}
+
+void open_allocation(const RunConfig& run, const Options& options, SupervisorOptions& supervisor) {
+  if (supervisor.launcher.is_srun())
     supervisor.allocation = std::make_shared<slurm::Allocation>(
         run.run_dir, slurm::CrewRequest{options.integer("ranks-per-node", 1, 1),
                                         options.integer("min-nodes", 1, 1), run.tensor_parallel});
@@ -117,17 +121,18 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
                                    std::to_string(options.integer("ranks", 1, 1)));
   }
   const RunConfig run = load_recipe(supervisor.recipe, supervisor.overrides);
-  if (options.has("dry-run")) {
-    std::printf("%s# stages: %s\n# hash: %s\n", run.resolved.c_str(), stage_names(run).c_str(),
-                run.hash.c_str());
-    return 0;
-  }
   refuse_other_recipe(run, options);
   supervisor.ranks = run.ranks;
   supervisor.progress = detect_progress_style();
   supervisor.redo = options.has("redo");
   if (options.has("stage")) supervisor.only = run.stage(*options.find("stage")).name;
-  choose_launcher(run, options, supervisor);
+  supervisor.launcher = launcher_of(options);
+  if (options.has("dry-run")) {
+    std::printf("%s# stages: %s\n# hash: %s\n", run.resolved.c_str(), stage_names(run).c_str(),
+                run.hash.c_str());
+    return 0;
+  }
+  open_allocation(run, options, supervisor);
   return supervise_and_tell(run, supervisor, launch_of(run, options, supervisor));
 }
 

@@ -199,6 +199,11 @@ TEST(Commands, DryRunChecksAndPrints) {
     EXPECT_EQ(code_of({"run", configs + name + ".textproto", "--dry-run"}), ExitCode::done) << name;
   EXPECT_EQ(code_of({"run", configs + "tiny.textproto", "--dry-run", "--set", "model.heads=7"}),
             ExitCode::usage);
+  for (const auto& [option, value] :
+       {std::pair{"--launcher", "foo"}, {"--expect", "abc"}, {"--min-nodes", "3"}})
+    EXPECT_EQ(code_of({"run", configs + "tiny.textproto", "--dry-run", option, value}),
+              ExitCode::usage)
+        << option;
   EXPECT_EQ(code_of({"run", configs + "tiny.textproto", "--dry-run", "--ranks", "0"}),
             ExitCode::usage);
 }
