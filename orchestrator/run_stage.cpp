@@ -29,7 +29,12 @@ std::string prepare(const PrepareStage& work) {
     log::info(work.product.string() + " exists already: the command is not run");
   } else {
     log::info("running " + join(work.command, " "));
-    const int code = run_process({work.command, {}});
+    int code = 0;
+    try {
+      code = run_process({work.command, {}});
+    } catch (const EnvironmentError& error) {
+      throw ConfigError(error.what());  // nothing that another attempt could mend
+    }
     if (code != 0)
       throw DataError(work.command.front() + " failed with code " + std::to_string(code) +
                       "; run it by hand to see why: " + join(work.command, " "));

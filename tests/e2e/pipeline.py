@@ -108,6 +108,16 @@ def go_without_held_out_pairs(demist, command, folder):
     expect(set(held_out) == {"pretrain"}, held_out)
 
 
+def prepare_with_no_program(demist, root):
+    """It is not tried again: it would be missing again."""
+    recipe, folder = root / "none.textproto", root / "none"
+    recipe.write_text('name: "none"\nstages { name: "text" kind: PREPARE command: "no-such-program" product: "{run}/1" }\n')
+    refused = demist("run", recipe, "--set", f"run_dir={folder}", code=2).stderr
+    expect("cannot start no-such-program" in refused, refused)
+    events = (folder / "events.jsonl").read_text()
+    expect(events.count('"event":"attempt"') == 1, events)
+
+
 def main():
     demist, configs = Demist(sys.argv[1]), pathlib.Path(sys.argv[2])
     pairs = configs / "tiny" / "pairs.tsv"
@@ -117,6 +127,7 @@ def main():
         generate(demist, folder)
         evaluate(demist, folder, pairs)
         go_without_held_out_pairs(demist, command, folder)
+        prepare_with_no_program(demist, pathlib.Path(root))
 
 
 if __name__ == "__main__":
