@@ -99,6 +99,17 @@ void require_inputs(const RunConfig& run, const std::string& only) {
   }
 }
 
+std::optional<fs::path> newer_input(const RunConfig& run, const StageConfig& stage) {
+  std::error_code unknown;
+  const auto done = fs::last_write_time(stage.folder / "done.json", unknown);
+  if (unknown) return std::nullopt;
+  for (const auto& [field, path] : inputs_of(run, stage)) {
+    const auto written = fs::last_write_time(path, unknown);
+    if (!unknown && written > done) return path;
+  }
+  return std::nullopt;
+}
+
 void check_stages(const RunConfig& run, bool redo) {
   std::set<std::string> open;  // stages with work to do, and what depends on them
   for (const StageConfig& stage : run.stages) {

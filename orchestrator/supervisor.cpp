@@ -115,6 +115,9 @@ int supervise(const RunConfig& run, const SupervisorOptions& options) {
     const StageStatus status = make_ready(run, stage, options.redo);
     if (status == StageStatus::done) {
       log::info("stage " + stage.name + " is done already");
+      if (const auto input = newer_input(run, stage))
+        log::warning("stage " + stage.name + " was done before " + input->string() +
+                     " was written; remove " + stage.folder.string() + " to do it again");
       continue;
     }
     // A stage that ends by itself just then hears no request to stop.

@@ -93,6 +93,23 @@ TEST_F(RunPlanTest, AFileThatIsMissingIsNamedBeforehand) {
   EXPECT_NO_THROW(require_inputs(run_, ""));
 }
 
+TEST_F(RunPlanTest, AnInputWrittenSinceIsNamed) {
+  TaskConfig task;
+  task.name = "t";
+  task.file.path = folder_ / "pairs.tsv";
+  run_.tasks = {task};
+  run_.tokenizer.trained = true;
+  std::get<ScoreStage>(run_.stages[3].work).task = "t";
+  atomic_write(task.file.path, "a\tb\n");
+  const auto done = fs::last_write_time(run_.stages[3].folder / "done.json");
+  fs::last_write_time(task.file.path, done - std::chrono::seconds(5));
+  EXPECT_FALSE(newer_input(run_, run_.stages[3]));
+  fs::last_write_time(task.file.path, done + std::chrono::seconds(5));
+  EXPECT_EQ(newer_input(run_, run_.stages[3]), task.file.path);
+  fs::remove(run_.stages[3].folder / "done.json");
+  EXPECT_FALSE(newer_input(run_, run_.stages[3]));
+}
+
 TEST_F(RunPlanTest, OtherSettingsAreRefusedOrForgotten) {
   run_.stages[2].hash = "another";
   EXPECT_EQ(check(), ExitCode::usage);
