@@ -142,7 +142,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="demist-soak-") as folder:
         root = pathlib.Path(folder)
         run = make(binary, configs, root / "soaked", 10**9, ranks, f"stages.{TRAINED}.evaluate.every_steps=200",
-                   "checkpoint.every_steps=50", "recovery.attempts=1000", "recovery.delay_seconds=1")
+                   "checkpoint.every_steps=20", "recovery.attempts=1000", "recovery.delay_seconds=1")
         steps = soak(run, minutes, every, random.Random(seed))
         print(f"  {run.steps()} steps computed for {steps}", flush=True)
         other = make(binary, configs, root / "undisturbed", steps, 1, "parallel.threads=2").start()
