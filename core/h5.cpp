@@ -141,6 +141,13 @@ void start() {
   H5open();
 }
 
+std::string library_version() {
+  const Library library;
+  unsigned major = 0, minor = 0, release = 0;
+  if (H5get_libversion(&major, &minor, &release) < 0) return "not known";
+  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(release);
+}
+
 std::size_t size_of(Type type) {
   switch (type) {
     case Type::u8:

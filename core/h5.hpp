@@ -20,6 +20,8 @@ namespace demist::h5 {
 // write files lets the thread that calls MPI come here first.
 void start();
 
+std::string library_version();  // "1.10.8": of the library that is loaded
+
 enum class Type { u8, u16, u32, u64, i64, f32, f64 };
 std::size_t size_of(Type type);
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/mpi.hpp"
 
+#include <dlfcn.h>
+#include <link.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -225,6 +228,36 @@ void Session::abort(int code) const {
 bool launched_by_mpi() {
   return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr || std::getenv("PMIX_RANK") != nullptr ||
          std::getenv("PMI_RANK") != nullptr;
+}
+
+std::string library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  if (MPI_Get_library_version(text.data(), &length) != MPI_SUCCESS) return "";
+  // Open MPI goes on with who built it, where and when.
+  const std::string version = text.data();
+  return version.substr(0, version.find_first_of(",\n"));
+}
+
+std::string pmix_version() {
+  std::string path;
+  ::dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* found) {
+        const std::string name = info->dlpi_name == nullptr ? "" : info->dlpi_name;
+        const bool is_it = std::filesystem::path(name).filename().string().starts_with("libpmix.");
+        if (is_it) *static_cast<std::string*>(found) = name;
+        return is_it ? 1 : 0;
+      },
+      &path);
+  if (path.empty()) return "";
+  void* library = ::dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return "";
+  const auto version = reinterpret_cast<const char* (*)()>(::dlsym(library, "PMIx_Get_version"));
+  std::string text = version == nullptr ? "" : version();
+  ::dlclose(library);
+  text.resize(std::min(text.size(), text.find_first_of(",(")));
+  while (text.ends_with(' ')) text.pop_back();
+  return text;
 }
 
 Outcome attempt(const std::function<void()>& phase) {

@@ -98,6 +98,12 @@ class Session {
 // True when this process was started by mpirun or srun, so that MPI_Init joins a job.
 bool launched_by_mpi();
 
+// Of what is loaded; empty where it cannot be told.
+std::string library_version();  // "Open MPI v4.1.4"
+// "OpenPMIx 4.2.2": the client that MPI talks to mpirun or srun with, of which only MPI knows where
+// it is. Empty when MPI was not launched, and has loaded none.
+std::string pmix_version();
+
 // What one rank's local phase came to. Empty message: success.
 struct Outcome {
   ExitCode code = ExitCode::done;

@@ -13,14 +13,17 @@ int doctor(const Arguments& arguments, const mpi::Comm& world) {
   Options options(
       "demist doctor [FOLDER]",
       "Tries what a run needs: MPI, HDF5, the file system of FOLDER (default: the current one),\n"
-      "clocks, memory, devices, matrix products and collectives. Under mpirun or srun it does so\n"
-      "on every node, and names those that are slow or broken:\n"
+      "clocks, memory, devices, matrix products and collectives, whose results are checked, and\n"
+      "tells the versions of libraries. Under mpirun or srun it does so on every node, and names\n"
+      "those that are slow or broken, or differ:\n"
       "  srun --nodes=4 --ntasks-per-node=1 --mpi=pmix demist doctor /scratch/me\n"
       "Exit code 5: something is broken.");
   options.rest("FOLDER", 0);
   if (!options.parse(arguments)) return 0;
   const auto& folders = options.positionals();
   if (folders.size() > 1) throw ConfigError("demist doctor takes one FOLDER");
+  if (!folders.empty() && folders.front().empty())
+    throw ConfigError("FOLDER is empty; name one, or leave it out for the current one");
   const doctor::RankFindings mine = doctor::examine(world, folders.empty() ? "." : folders.front());
   const std::vector<std::string> texts = world.gather(doctor::to_json(mine), 0);
   bool broken = false;

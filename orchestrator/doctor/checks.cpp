@@ -16,6 +16,7 @@
 #include "core/h5.hpp"
 #include "kernels/backend.hpp"
 #include "orchestrator/cores.hpp"
+#include "orchestrator/doctor/arithmetic.hpp"
 #include "orchestrator/progress.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "worker/device.hpp"
@@ -47,6 +48,7 @@ class Examination {
   RankFindings run() {
     local("memory", [this] { look_at_memory(); });
     local("mpi", [this] { look_at_mpi(); });
+    look_at_versions();
     look_at_clocks();
     look_at_folder();
     look_at_device();
@@ -55,7 +57,8 @@ class Examination {
   }
 
  private:
-  // A check without collectives: what it throws is a finding.
+  // A check that throws before, after or without collectives, never between: what it throws is a
+  // finding.
   bool local(const std::string& check, const std::function<void()>& body) {
     const mpi::Outcome outcome = mpi::attempt(body);
     if (!outcome.message.empty()) found_.problems[check] = outcome.message;
@@ -88,6 +91,15 @@ class Examination {
                              std::to_string(world_.size()) +
                              "; use srun --mpi=pmix, of the PMIx that Open MPI was built with "
                              "(srun --mpi=list, ompi_info)");
+  }
+
+  void look_at_versions() {
+    const auto known = [](const std::string& version) {
+      return version.empty() ? "not known" : version;
+    };
+    found_.versions["MPI"] = known(mpi::library_version());
+    found_.versions["PMIx"] = known(mpi::pmix_version());
+    found_.versions["HDF5"] = h5::library_version();
   }
 
   // After a barrier all ranks read their clocks within a round trip.
@@ -181,52 +193,14 @@ class Examination {
     if (!all_passed(local("device", [&] { device = make_device(DeviceKind::automatic, world_); })))
       return;
     found_.facts["device"] = device.backend->name();
-    local("products", [&] { measure_products(*device.backend); });
+    local("products", [&] { found_.values["products"] = product_rate(*device.backend); });
     std::unique_ptr<Communicator> communicator;
     if (!all_passed(local("all-reduce", [&] { communicator = device.communicator_over(world_); })))
       return;
-    measure_all_reduce(*device.backend, *communicator);
-  }
-
-  void measure_products(Backend& backend) {
-    constexpr std::int64_t size = 1024;
-    Tensor a(DType::f32, size, size, backend.memory()), b(DType::f32, size, size, backend.memory()),
-        out(DType::f32, size, size, backend.memory());
-    backend.zero(a.view().data, a.bytes());
-    backend.zero(b.view().data, b.bytes());
-    float last = 0;
-    const auto product = [&] {
-      backend.gemm(out.view(), a.view(), b.view(), Transpose::b);
-      backend.download(&last, out.view().data, sizeof last);
-    };
-    product();                      // compiles it
-    constexpr double enough = 0.3;  // seconds
-    int count = 0;
-    const double begin = steady_seconds();
-    for (; count < 3 || steady_seconds() < begin + enough; ++count) product();
-    found_.values["products"] = 2.0 * std::pow(size, 3) * count / (steady_seconds() - begin);
-    if (last != 0) throw EnvironmentError("a product of zeros is not zero");
-  }
-
-  void measure_all_reduce(Backend& backend, Communicator& communicator) {
-    constexpr std::size_t count = (std::size_t{1} << 20) / sizeof(float);
-    std::vector<float> ones(count, 1);
-    Buffer<float> values(count, backend.memory());
-    constexpr int rounds = 10;
-    double seconds = 0;
-    for (int i = 0; i < rounds; ++i) {
-      backend.upload(values.data(), ones.data(), values.bytes());
-      world_.barrier();
-      const double begin = steady_seconds();
-      communicator.all_reduce_sum(values.span());
-      float last = 0;
-      backend.download(&last, values.data() + count - 1, sizeof last);
-      seconds += steady_seconds() - begin;
-      if (last != static_cast<float>(world_.size()))
-        found_.problems["all-reduce"] = "gives wrong sums; check the network's drivers";
-    }
-    if (world_.size() > 1)
-      found_.values["all-reduce"] = rounds * static_cast<double>(values.bytes()) / seconds;
+    local("all-reduce", [&] {
+      const double rate = all_reduce_rate(world_, *device.backend, *communicator);
+      if (world_.size() > 1) found_.values["all-reduce"] = rate;
+    });
   }
 
   // Rank 0 and the first rank of each other node, one after another: 1 MiB there and back.

@@ -79,21 +79,37 @@ void add_facts(const std::string& check, const std::vector<RankFindings>& ranks,
     lines.push_back({Level::ok, check, who.size() == 1 ? fact : hosts(those) + ": " + fact});
 }
 
+// "MPI: Open MPI v4.1.4, PMIx: not known", and a line of its own for each library of which nodes
+// have several.
+void add_versions(const std::vector<RankFindings>& ranks, std::vector<Line>& lines) {
+  std::map<std::string, std::map<std::string, std::vector<const RankFindings*>>> who;
+  for (const RankFindings& rank : ranks)
+    for (const auto& [library, version] : rank.versions) who[library][version].push_back(&rank);
+  std::vector<std::string> equal, differing;
+  for (const auto& [library, versions] : who) {
+    std::vector<std::string> told;
+    for (const auto& [version, those] : versions)
+      told.push_back(versions.size() == 1 ? version : version + " on " + hosts(those));
+    (versions.size() == 1 ? equal : differing).push_back(library + ": " + join(told, "; "));
+  }
+  if (!equal.empty()) lines.push_back({Level::ok, "versions", join(equal, ", ")});
+  for (const std::string& text : differing)
+    lines.push_back({Level::differs, "versions", text + "; install the same on all nodes"});
+}
+
 }  // namespace
 
 std::string to_json(const RankFindings& findings) {
-  return json{{"rank", findings.rank},
-              {"host", findings.host},
-              {"facts", findings.facts},
-              {"values", findings.values},
-              {"problems", findings.problems}}
+  return json{{"rank", findings.rank},         {"host", findings.host},
+              {"facts", findings.facts},       {"values", findings.values},
+              {"versions", findings.versions}, {"problems", findings.problems}}
       .dump();
 }
 
 RankFindings findings_from_json(const std::string& text) {
   const json read = json::parse(text);
-  return {read.at("rank"), read.at("host"), read.at("facts"), read.at("values"),
-          read.at("problems")};
+  return {read.at("rank"),   read.at("host"),     read.at("facts"),
+          read.at("values"), read.at("versions"), read.at("problems")};
 }
 
 const std::vector<Measure>& measures() {
@@ -117,12 +133,13 @@ std::vector<Line> diagnose(const std::vector<RankFindings>& ranks) {
     add_facts(check, ranks, lines);
     add_problems(check, ranks, lines);
   }
+  add_versions(ranks, lines);
   for (const Measure& measure : measures()) add_measure(measure, ranks, lines);
   return lines;
 }
 
 std::string format(const std::vector<Line>& lines) {
-  static constexpr std::array names = {"ok", "SLOW", "BROKEN"};
+  static constexpr std::array names = {"ok", "DIFFERS", "SLOW", "BROKEN"};
   std::string text;
   for (const Line& line : lines) {
     std::array<char, 32> head{};

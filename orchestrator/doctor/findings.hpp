@@ -14,6 +14,7 @@ struct RankFindings {
   std::string host;
   std::map<std::string, std::string> facts;     // check -> what it found, for people
   std::map<std::string, double> values;         // check -> number, compared between ranks
+  std::map<std::string, std::string> versions;  // library -> version, or "not known"
   std::map<std::string, std::string> problems;  // check -> what is broken, and what to do
 };
 std::string to_json(const RankFindings& findings);
@@ -24,16 +25,17 @@ struct Measure {
   const char* check;
   const char* unit;
   double scale;       // number in `unit` = value * scale
-  double slow_below;  // of the median: slower nodes are named
+  double slow_below;  // of the median: slower nodes are named; 0: none, all wait for the slowest
 };
 const std::vector<Measure>& measures();
 
-enum class Level { ok, slow, broken };
+enum class Level { ok, differs, slow, broken };
 struct Line {
   Level level = Level::ok;
   std::string check, text;
 };
-// One line a check in the order of the first rank's, slow and broken nodes named.
+// Facts and what is broken by the checks' names, then versions, then numbers; nodes that differ,
+// are slow or broken are named.
 std::vector<Line> diagnose(const std::vector<RankFindings>& ranks);
 // "ok      products    0.9 to 1.0 TFLOP/s a rank"
 std::string format(const std::vector<Line>& lines);

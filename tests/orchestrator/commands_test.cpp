@@ -51,6 +51,9 @@ TEST(Commands, BadUsageIsCodeTwo) {
   EXPECT_EQ(code_of({"tokenizer", "train", "x.txt"}), ExitCode::usage);
   EXPECT_EQ(code_of({"inspect", "/no/such/path"}), ExitCode::usage);
   EXPECT_EQ(code_of({"generate", "m", "--steps", "0"}), ExitCode::usage);
+  EXPECT_EQ(code_of({"doctor", ""}), ExitCode::usage);
+  EXPECT_EQ(code_of({"doctor", "a", "b"}), ExitCode::usage);
+  EXPECT_EQ(code_of({"doctor", "--slow-below", "0"}), ExitCode::usage);  // its limits are fixed
 }
 
 // Files of every kind, made by the commands themselves.

@@ -219,6 +219,7 @@ def doctor_examines_every_node(cluster, program, folder):
     srun = ["env", "OMPI_MCA_btl=self,tcp", "OMPI_MCA_btl_tcp_if_include=lo", "srun", "--nodes=3", "--ntasks=3"]
     well = cluster.run(*srun, "--mpi=pmix", program, "doctor", str(folder))
     expect(well.returncode == 0 and well.stdout.startswith("3 ranks"), f"{well.stdout}{well.stderr}")
+    expect("PMIx: OpenPMIx" in well.stdout and "DIFFERS" not in well.stdout, well.stdout)
     apart = cluster.run(*srun, "--mpi=none", program, "doctor", str(folder))
     expect(apart.returncode == 5 and "--mpi=pmix" in apart.stderr, f"{apart.stdout}{apart.stderr}")
 
