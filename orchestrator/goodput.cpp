@@ -3,63 +3,36 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <map>
-#include <nlohmann/json.hpp>
+#include <unordered_set>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/file.hpp"
 #include "orchestrator/events.hpp"
 #include "orchestrator/progress.hpp"
 
 namespace demist {
 namespace {
 
-struct Line {
-  double time = 0;
-  std::string event, stage;
-  std::int64_t step = 0;
-  double seconds = 0, load_seconds = 0;  // that end at `time`
-  bool counts = true;                    // a step: it was applied and not done again
-  int code = 0;
-  bool again = false;
-};
-
-constexpr std::array kKnown = {"start",         "step",      "held_out",  "save",     "attempt",
-                               "attempt_ended", "submitted", "job_start", "run_start"};
-
-void read_lines(std::string_view text, std::vector<Line>& lines) {
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    const auto json = nlohmann::json::parse(text.substr(0, end), nullptr, false);
-    text.remove_prefix(std::min(end + 1, text.size()));
-    if (!json.is_object()) continue;
-    Line line;
-    line.event = json.value("event", "");
-    if (std::find(kKnown.begin(), kKnown.end(), line.event) == kKnown.end()) continue;
-    line.time = json.value("time", 0.0);
-    line.stage = json.value("stage", "");
-    line.step = json.value("step", std::int64_t{0});
-    line.seconds = json.value("seconds", 0.0);
-    line.load_seconds = std::min(line.seconds, json.value("load_seconds", 0.0));
-    line.counts = !json.contains("skipped");
-    line.code = json.value("code", 0);
-    line.again = json.value("again", false);
-    lines.push_back(std::move(line));
-  }
-}
+using Line = GoodputLine;
+using Event = GoodputLine::Event;
 
 // Of the lines of one step the last stands.
 void find_repeated(std::vector<Line>& lines) {
-  std::map<std::string, std::map<std::int64_t, Line*>> last;
-  for (Line& line : lines) {
-    if (line.event != "step") continue;
-    Line*& before = last[line.stage][line.step];
-    if (before != nullptr) before->counts = false;
-    before = &line;
+  std::vector<std::unordered_set<std::int64_t>> later;  // of each stage
+  for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
+    if (line->event != Event::step) continue;
+    if (later.size() <= line->stage) later.resize(line->stage + 1);
+    if (!later[line->stage].insert(line->step).second) line->counts = false;
   }
+}
+
+bool is_earlier(const Line& a, const Line& b) { return a.time < b.time; }
+
+// A million lines that are in order already are not worth a sort.
+void sort_by_time(std::vector<Line>::iterator begin, std::vector<Line>::iterator end) {
+  if (!std::is_sorted(begin, end, is_earlier)) std::stable_sort(begin, end, is_earlier);
 }
 
 // Walks through the lines in time and gives every second between them to one field.
@@ -70,7 +43,7 @@ class Account {
     if (first_) last_ = begin;
     first_ = false;
     if (prepares(line)) return;
-    if (line.event == "attempt" || line.event == "start") add_preparation();
+    if (line.event == Event::attempt || line.event == Event::start) add_preparation();
     submitted_ = job_started_ = run_started_ = 0;
     spend_until(begin, field_of_gap(line));
     add_duration(line, std::min(line.seconds, line.time - last_));
@@ -85,11 +58,11 @@ class Account {
   // What leads to an attempt. It counts from there: a second supervisor in the folder is refused,
   // and jobs are submitted while others work.
   bool prepares(const Line& line) {
-    if (line.event == "submitted")
+    if (line.event == Event::submitted)
       submitted_ = line.time;
-    else if (line.event == "job_start")
+    else if (line.event == Event::job_start)
       job_started_ = line.time;
-    else if (line.event == "run_start")
+    else if (line.event == Event::run_start)
       run_started_ = line.time;
     else
       return false;
@@ -109,7 +82,7 @@ class Account {
   }
 
   double Goodput::*field_of_gap(const Line& line) const {
-    const bool ended = line.event == "attempt_ended";
+    const bool ended = line.event == Event::attempt_ended;
     switch (state_) {
       case State::preparing:
         return &Goodput::start;
@@ -117,11 +90,12 @@ class Account {
         return &Goodput::lost;
       case State::starting:
         if (ended) return line.code == 0 ? &Goodput::useful : &Goodput::lost;
-        return line.event == "attempt" ? &Goodput::idle : &Goodput::start;
+        return line.event == Event::attempt ? &Goodput::idle : &Goodput::start;
       case State::training:
         if (ended && line.code != 0) return &Goodput::lost;
         // Nobody saw the end of the attempt before: the machine was gone, or a job was queued.
-        return line.event == "attempt" || line.event == "start" ? &Goodput::idle : &Goodput::other;
+        return line.event == Event::attempt || line.event == Event::start ? &Goodput::idle
+                                                                          : &Goodput::other;
       case State::idle:
         break;
     }
@@ -130,10 +104,10 @@ class Account {
 
   void add_duration(const Line& line, double seconds) {
     if (seconds <= 0) return;
-    if (line.event == "start") goodput_.start += seconds;
-    if (line.event == "save") goodput_.save += seconds;
-    if (line.event == "held_out") goodput_.evaluate += seconds;
-    if (line.event != "step") return;
+    if (line.event == Event::start) goodput_.start += seconds;
+    if (line.event == Event::save) goodput_.save += seconds;
+    if (line.event == Event::held_out) goodput_.evaluate += seconds;
+    if (line.event != Event::step) return;
     if (!line.counts) {
       goodput_.lost += seconds;
       return;
@@ -144,9 +118,9 @@ class Account {
   }
 
   void enter_state(const Line& line) {
-    if (line.event == "attempt" || line.event == "start")
+    if (line.event == Event::attempt || line.event == Event::start)
       state_ = State::starting;
-    else if (line.event == "attempt_ended")
+    else if (line.event == Event::attempt_ended)
       state_ = line.again ? State::failed : State::idle;
     else
       state_ = State::training;
@@ -159,26 +133,40 @@ class Account {
   double submitted_ = 0, job_started_ = 0, run_started_ = 0;  // since the last line; 0: not
 };
 
-std::string content(const std::filesystem::path& file) {
-  return std::filesystem::exists(file) ? read_file(file) : std::string();
-}
-
-}  // namespace
-
-Goodput goodput_of(std::string_view metrics, std::string_view events) {
-  std::vector<Line> lines;
-  read_lines(metrics, lines);
+// Lines of one time stay in their order, those of metrics.jsonl before those of events.jsonl.
+Goodput account_of(std::vector<GoodputLine> lines, const std::vector<GoodputLine>& events) {
   find_repeated(lines);
-  read_lines(events, lines);
-  std::stable_sort(lines.begin(), lines.end(),
-                   [](const Line& a, const Line& b) { return a.time < b.time; });
+  const auto metrics = static_cast<std::ptrdiff_t>(lines.size());
+  lines.insert(lines.end(), events.begin(), events.end());
+  sort_by_time(lines.begin(), lines.begin() + metrics);
+  sort_by_time(lines.begin() + metrics, lines.end());
+  std::inplace_merge(lines.begin(), lines.begin() + metrics, lines.end(), is_earlier);
   Account account;
   for (const Line& line : lines) account.add(line);
   return account.goodput();
 }
 
-Goodput goodput_of(const std::filesystem::path& run_dir) {
-  return goodput_of(content(run_dir / "metrics.jsonl"), content(run_dir / kEventFile));
+}  // namespace
+
+Goodput goodput_of(std::string_view metrics, std::string_view events) {
+  GoodputLines of_metrics, of_events;
+  of_metrics.read(metrics);
+  of_events.read(events);
+  return account_of(of_metrics.lines(), of_events.lines());
+}
+
+Goodput goodput_of(const std::filesystem::path& run_dir) { return GoodputReader(run_dir).read(); }
+
+GoodputReader::GoodputReader(const std::filesystem::path& run_dir)
+    : metrics_{GrowingFile(run_dir / "metrics.jsonl"), {}},
+      events_{GrowingFile(run_dir / kEventFile), {}} {}
+
+Goodput GoodputReader::read() { return account_of(metrics_.read(), events_.read()); }
+
+std::vector<GoodputLine> GoodputReader::Source::read() {
+  if (file.begins_anew()) whole.clear();
+  file.read([this](std::string_view text) { whole.read(text); });
+  return whole.with(file.unfinished());
 }
 
 std::string format(const Goodput& g) {

@@ -5,6 +5,10 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "orchestrator/goodput_line.hpp"
+#include "orchestrator/growing_file.hpp"
 
 namespace demist {
 
@@ -29,6 +33,21 @@ struct Goodput {
 Goodput goodput_of(std::string_view metrics, std::string_view events);
 // Of a run folder; files that are not there are empty.
 Goodput goodput_of(const std::filesystem::path& run_dir);
+
+// For who asks again and again: of each file only what was added since is read.
+class GoodputReader {
+ public:
+  explicit GoodputReader(const std::filesystem::path& run_dir);
+  Goodput read();
+
+ private:
+  struct Source {
+    std::vector<GoodputLine> read();
+    GrowingFile file;
+    GoodputLines whole;  // lines with an end
+  };
+  Source metrics_, events_;
+};
 
 // "goodput 97.1 %: 12:01 of 12:23 useful; start 0:10, data 0:01, save 0:02, evaluate 0:05, lost
 // 0:04, other 0:00; queued 3:00; idle 1:00"

@@ -66,7 +66,7 @@ ordered_json to_json(const fs::path& folder, const Inspection& found) {
   return json;
 }
 
-std::string to_text(const fs::path& folder, const Inspection& found) {
+std::string to_text(const fs::path& folder, const Inspection& found, const Goodput& goodput) {
   const slurm::RunState state = slurm::judge(found.facts);
   std::string text = folder.string() + ": " + slurm::describe(state, found.facts) + "\n  stages";
   for (const StageConfig& stage : found.run.stages)
@@ -85,8 +85,7 @@ std::string to_text(const fs::path& folder, const Inspection& found) {
   if (found.jobs.empty() && found.facts.events.started > 0 && !state.is_over())
     text += "  process " + std::to_string(found.facts.events.process) + " on " +
             found.facts.events.host + "\n";
-  if (const Goodput goodput = goodput_of(folder); goodput.working() > 0)
-    text += "  " + format(goodput) + "\n";
+  if (goodput.working() > 0) text += "  " + format(goodput) + "\n";
   for (const std::string& node : slurm::read_bad_nodes(folder))
     text += "  node " + node + " is avoided (" + (folder / "bad-nodes").string() + ")\n";
   if (state.activity == slurm::Activity::failed)
@@ -112,7 +111,7 @@ void show(const std::vector<fs::path>& runs, bool as_json) {
     if (as_json)
       list.push_back(to_json(run, found));
     else
-      std::fputs(to_text(run, found).c_str(), stdout);
+      std::fputs(to_text(run, found, goodput_of(run)).c_str(), stdout);
   }
   if (as_json) std::printf("%s\n", (list.size() == 1 ? list[0] : list).dump(1).c_str());
 }
@@ -120,10 +119,11 @@ void show(const std::vector<fs::path>& runs, bool as_json) {
 // Draws in place until the run is over.
 int watch(const fs::path& run) {
   const bool terminal = ::isatty(STDOUT_FILENO) != 0;
+  GoodputReader goodput(run);
   std::string last;
   while (true) {
     const Inspection found = slurm::inspect_run(run);
-    const std::string text = to_text(run, found);
+    const std::string text = to_text(run, found, goodput.read());
     if (terminal)
       std::printf("\x1b[H\x1b[2J%s", text.c_str());
     else if (text != last)

@@ -3,8 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <random>
 
+#include "core/file.hpp"
+#include "orchestrator/metrics_file.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 namespace demist {
@@ -134,6 +139,113 @@ TEST(Goodput, FilesThatAreAbsentOrCutAreNoError) {
   EXPECT_EQ(goodput_of(folder.path()).working(), 0);
   EXPECT_EQ(goodput_of(R"({"event":"step","ti)", "\n\n[1]\n").working(), 0);
   EXPECT_EQ(goodput_of("", "").share(), 0);
+}
+
+TEST(Goodput, ALineOfAnotherKindIsPassedOver) {
+  const std::string good = R"({"event":"step","stage":"a","step":1,"time":20,"seconds":10})";
+  for (const char* bad : {R"({"event":7,"time":3})", R"({"event":"step","time":null})",
+                          R"({"event":"step","stage":5,"step":1,"time":9,"seconds":1})"})
+    EXPECT_EQ(goodput_of(good + "\n" + bad + "\n", "").useful, 10) << bad;
+}
+
+// What step_line and event_line write, and what may become of it.
+TEST(Goodput, PlainLinesReadAsByTheFullParser) {
+  const std::vector<std::string> seeds = {
+      R"({"event":"step","stage":"mlm","step":1,"time":1764531200.1234567,"loss":5.1,"tokens":8192,)"
+      R"("seconds":0.25,"load_seconds":1e-05,"rescaled":false,"skipped":"spike","rollbacks":2})",
+      R"({"event":"step","stage":"mlm","step":2,"time":1764531201,"loss":null,"seconds":-0,"load_seconds":0.3})",
+      R"({"time":1764531200.5,"event":"attempt_ended","code":76,"again":true,"cause":"a \"word\"","rank":3})",
+      R"({"time":12345678901234567890123,"event":"start","step":9223372036854775807,"seconds":1E+2})",
+      R"({"time":1e400,"event":"save","stage":"a","stage":"b","step":7.5,"x":{"y":[1]}})",
+  };
+  constexpr std::string_view bytes = "\"\\{}[]:,.eE+-0129 tfn\n\x01\xc3";
+  GoodputLines lines;
+  std::mt19937 chance(1);
+  int plain = 0;
+  for (int i = 0; i < 200000; ++i) {
+    std::string line = seeds[chance() % seeds.size()];
+    for (std::uint32_t edits = chance() % 4; edits > 0 && !line.empty(); --edits) {
+      const std::size_t at = chance() % line.size();
+      switch (chance() % 4) {
+        case 0:
+          line[at] = bytes[chance() % bytes.size()];
+          break;
+        case 1:
+          line.insert(at, 1, bytes[chance() % bytes.size()]);
+          break;
+        case 2:
+          line.erase(at, 1 + chance() % 3);
+          break;
+        default:
+          line.resize(at + 1);
+      }
+    }
+    const auto found = lines.read_plain(line);
+    plain += found ? 1 : 0;
+    EXPECT_TRUE(!found || *found == lines.read_any(line)) << line;
+  }
+  EXPECT_GT(plain, 10000);
+  EXPECT_TRUE(lines.read_plain(seeds[0])) << "the usual line is read by the full parser";
+}
+
+TEST(Goodput, WhatTheProgramWritesIsPlain) {
+  GoodputLines lines;
+  StepReport report;
+  report.loss = std::nan("");
+  for (const std::string& line :
+       {step_line("mlm", report, 0.125, 0.25), held_out_line("mlm", 3, 1.5, 2),
+        event_line("mlm", "save", 5, {2, 1, "cpu avx512"}, 0.5)})
+    EXPECT_TRUE(lines.read_plain(line)) << line;
+}
+
+TEST(Goodput, AReaderGoesOnWhereItWas) {
+  const test::TemporaryFolder folder;
+  const auto write = [&folder](const std::string& text, std::ios::openmode mode) {
+    std::ofstream(folder.path() / "metrics.jsonl", mode) << text;
+  };
+  const auto step = [](int number, int time) {
+    return json{{"event", "step"}, {"step", number}, {"time", time}, {"seconds", 10}}.dump();
+  };
+  GoodputReader reader(folder.path());
+  EXPECT_EQ(reader.read().working(), 0);
+  write(step(1, 1010) + "\n" + step(2, 1020) + "\n" + step(3, 1030), std::ios::trunc);
+  EXPECT_EQ(reader.read().useful, 30);
+  EXPECT_EQ(reader.read().useful, 30) << "the unfinished line is counted once";
+  write("\n" + step(3, 1040) + "\n" + step(4, 1050).substr(0, 20), std::ios::app);
+  EXPECT_EQ(reader.read().useful, 30);
+  EXPECT_EQ(reader.read().lost, 10);
+  write(step(1, 1010) + "\n", std::ios::trunc);  // begun anew
+  EXPECT_EQ(reader.read().useful, 10);
+}
+
+TEST(GrowingFile, EachLineIsReadOnce) {
+  const test::TemporaryFolder folder;
+  const fs::path path = folder.path() / "lines";
+  GrowingFile file(path);
+  const auto news = [&file] {
+    std::string text = file.begins_anew() ? "anew " : "";
+    file.read([&text](std::string_view lines) { text += lines; });
+    return text;
+  };
+  EXPECT_EQ(news(), "");
+  atomic_write(path, "one\ntwo\nthr");
+  EXPECT_EQ(news(), "one\ntwo\n");
+  EXPECT_EQ(file.unfinished(), "thr");
+  std::ofstream(path, std::ios::app) << "ee\n";
+  EXPECT_EQ(news(), "three\n");
+  EXPECT_EQ(file.unfinished(), "");
+  EXPECT_EQ(news(), "");
+  std::ofstream(path, std::ios::in).write("ONE\nTWO\nTHREE\n", 14);  // of the same length
+  EXPECT_EQ(news(), "anew ONE\nTWO\nTHREE\n");
+  atomic_write(path, "ONE\nTWO\nTHREE\nfour\n");  // another file, even if it begins alike
+  EXPECT_EQ(news(), "anew ONE\nTWO\nTHREE\nfour\n");
+  fs::remove(path);
+  EXPECT_EQ(news(), "anew ");
+  const std::string longer =
+      std::string(std::size_t{3} << 20, 'x') + "\n" + std::string(3000000, 'y');
+  atomic_write(path, longer);
+  EXPECT_EQ(news().size(), (std::size_t{3} << 20) + 1);
+  EXPECT_EQ(file.unfinished().size(), 3000000);
 }
 
 TEST(Goodput, ReadsWell) {
