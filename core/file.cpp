@@ -98,6 +98,12 @@ void atomic_write(const fs::path& path, std::string_view content) {
   durable_rename(temporary, path);
 }
 
+bool begins_line(int descriptor) {
+  const off_t size = ::lseek(descriptor, 0, SEEK_END);
+  char last = 0;
+  return size == 0 || (size > 0 && ::pread(descriptor, &last, 1, size - 1) == 1 && last == '\n');
+}
+
 std::string format_bytes(std::uint64_t bytes) {
   if (bytes < 1000) return std::to_string(bytes) + " bytes";
   static constexpr std::array units = {"kB", "MB", "GB", "TB", "PB", "EB"};

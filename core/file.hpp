@@ -20,6 +20,11 @@ std::string read_file(const fs::path& path);
 // a reader sees the old content or the new, never a part. Throws EnvironmentError.
 void atomic_write(const fs::path& path, std::string_view content);
 
+// Whether what is appended to an open file begins a line: it is empty, or its last byte is "\n". A
+// full disk or a crash can leave a part of a line, which the next one must not become a part of.
+// False where it cannot be read.
+bool begins_line(int descriptor);
+
 void sync_file(const fs::path& path);                           // fsync a closed file
 void sync_folder(const fs::path& path);                         // fsync a directory entry list
 void durable_rename(const fs::path& from, const fs::path& to);  // rename, then sync both folders

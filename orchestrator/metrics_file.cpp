@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "core/log.hpp"
 #include "orchestrator/stage_state.hpp"
 
@@ -59,7 +60,7 @@ std::string event_line(const std::string& stage, const std::string& event, std::
 }
 
 MetricsFile::MetricsFile(const std::filesystem::path& path)
-    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
+    : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
   if (fd_ < 0) throw EnvironmentError(path.string() + ": cannot open: " + std::strerror(errno));
 }
 
@@ -76,9 +77,11 @@ void MetricsFile::write(const std::string& line) {
                  "; its lines wait in memory");
 }
 
-// All of the text or nothing.
-bool MetricsFile::append(const std::string& text) const {
+// All of the text or nothing: nobody else appends. What was left of a line, when a process was
+// killed before it could take it back or a machine failed, stays on a line of its own.
+bool MetricsFile::append(std::string text) const {
   const off_t before = ::lseek(fd_, 0, SEEK_END);
+  if (!begins_line(fd_)) text.insert(0, 1, '\n');
   const ssize_t written = ::write(fd_, text.data(), text.size());
   if (written == static_cast<ssize_t>(text.size())) return true;
   const int reason = errno;

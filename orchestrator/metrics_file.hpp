@@ -36,7 +36,7 @@ class MetricsFile {
   void write(const std::string& line);
 
  private:
-  bool append(const std::string& text) const;
+  bool append(std::string text) const;
   std::filesystem::path path_;
   int fd_;
   std::string waiting_;

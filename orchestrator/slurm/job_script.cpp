@@ -15,8 +15,10 @@ constexpr const char* kBody = R"bash(
 restart=${SLURM_RESTART_COUNT:-0}
 export DEMIST_JOB_LOG=$run/logs/job-$SLURM_JOB_ID.log
 
-# One line of events.jsonl (docs/formats/events.md): its name, further fields as JSON.
+# One line of events.jsonl (docs/formats/events.md): its name, further fields as JSON. After a part of
+# a line, which a full disk can leave, it begins a new one.
 event() {
+  [ -z "$(tail -c 1 "$run/events.jsonl" 2>/dev/null)" ] || echo >>"$run/events.jsonl"
   printf '{"time":%s,"event":"%s","job":"%s","restart":%s%s}\n' \
     "$(date +%s.%3N)" "$1" "$SLURM_JOB_ID" "$restart" "${2:-}" >>"$run/events.jsonl"
 }

@@ -127,7 +127,7 @@ class Journal:
                 file.seek(self.read)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self.read += len(whole) + len(newline)
-            self.known += map(json.loads, whole.splitlines())
+            self.known += map(json.loads, filter(None, whole.splitlines()))
         return self.known
 
 

@@ -11,6 +11,7 @@
 
 #include "core/file.hpp"
 #include "orchestrator/stage_state.hpp"
+#include "tests/support/file_size_limit.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 namespace demist {
@@ -29,12 +30,36 @@ TEST(Events, LinesOfSeveralWritersStayWhole) {
   std::istringstream lines(read_file(folder.path() / kEventFile));
   std::vector<int> next(kWriters, 0);
   for (std::string text; std::getline(lines, text);) {
+    if (text.empty()) continue;  // a writer met another one's line before all of it was there
     const auto json = nlohmann::json::parse(text);
     EXPECT_EQ(json.at("event"), "tick");
     EXPECT_NEAR(json.at("time").get<double>(), unix_seconds(), 60);
     EXPECT_EQ(json.at("line").get<int>(), next[json.at("writer").get<std::size_t>()]++);
   }
   EXPECT_EQ(next, std::vector<int>(kWriters, kLines));
+}
+
+// A file-size limit stands for the full disk: it cuts the second line.
+TEST(Events, ALineDoesNotContinueWhatAFullDiskLeft) {
+  const test::TemporaryFolder folder;
+  const fs::path path = folder.path() / kEventFile;
+  append_event(folder.path(), "first", {});
+  const std::size_t whole = read_file(path).size();
+  {
+    const test::FileSizeLimit limit(whole + 10);
+    append_event(folder.path(), "second", {});
+    append_event(folder.path(), "third", {});
+  }
+  EXPECT_EQ(read_file(path).size(), whole + 10);
+  append_event(folder.path(), "fourth", {});
+  append_event(folder.path(), "fifth", {});
+  std::istringstream lines(read_file(path));
+  std::vector<std::string> names;
+  for (std::string text; std::getline(lines, text);) {
+    const auto json = nlohmann::json::parse(text, nullptr, false);
+    names.push_back(json.is_discarded() ? "?" : json.at("event"));
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"first", "?", "fourth", "fifth"}));
 }
 
 TEST(Events, AFolderThatCannotBeWrittenIsNoError) {

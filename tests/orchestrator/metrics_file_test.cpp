@@ -10,6 +10,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "tests/support/file_size_limit.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 namespace demist {
@@ -88,20 +89,26 @@ TEST(Metrics, LinesWaitWhileTheDiskIsFull) {
   const test::TemporaryFolder folder;
   const fs::path path = folder.path() / "metrics.jsonl";
   MetricsFile file(path);
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit small{.rlim_cur = 10, .rlim_max = before.rlim_max};
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-  file.write("first");
-  file.write("second");
-  file.write("third");
-  const std::string meanwhile = read_file(path);
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
-  std::signal(SIGXFSZ, handler);
+  std::string meanwhile;
+  {
+    const test::FileSizeLimit limit(10);
+    file.write("first");
+    file.write("second");
+    file.write("third");
+    meanwhile = read_file(path);
+  }
   EXPECT_EQ(meanwhile, "first\n");
   file.write("fourth");
   EXPECT_EQ(read_file(path), "first\nsecond\nthird\nfourth\n");
+}
+
+// A process was killed after a write that came short, or a machine failed.
+TEST(Metrics, ALineDoesNotContinueAPart) {
+  const test::TemporaryFolder folder;
+  const fs::path path = folder.path() / "metrics.jsonl";
+  atomic_write(path, "{\"a\":1}\n{\"b\"");
+  MetricsFile(path).write("{\"c\":3}");
+  EXPECT_EQ(read_file(path), "{\"a\":1}\n{\"b\"\n{\"c\":3}\n");
 }
 
 }  // namespace

@@ -188,6 +188,13 @@ TEST_F(JobScriptRun, EndsWithTheSupervisorsSuccess) {
       << events();
 }
 
+TEST_F(JobScriptRun, AnEventDoesNotContinueAPartOfOne) {
+  fs::create_directories(folder_.path() / "run");
+  atomic_write(folder_.path() / "run/events.jsonl", R"({"time":1,"ev)");
+  EXPECT_EQ(run("exit 0"), 0) << said_.error;
+  EXPECT_TRUE(events().starts_with("{\"time\":1,\"ev\n{\"time\":")) << events();
+}
+
 TEST_F(JobScriptRun, DoesNotRepeatWhatWouldEndAlike) {
   for (const int code : {1, 3}) {
     fs::remove(folder_.path() / "count");
