@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "worker/checkpoint/retention.hpp"
 
 namespace demist {
 
@@ -23,9 +24,8 @@ void merge(Report& report, const Report& others) {
 
 ControlMessage way_back(const CoordinatorConfig& config, std::int64_t exhausted_step,
                         std::int32_t rollbacks) {
-  const std::int64_t first_bad = exhausted_step - config.bad_in_a_row + 1;
-  const std::int64_t every = config.save_every;
-  const std::int64_t to = every > 0 && first_bad > 0 ? (first_bad - 1) / every * every : 0;
+  const checkpoint::WayBack way{config.bad_in_a_row, config.save_every, config.total_steps};
+  const std::int64_t to = way.target(exhausted_step);
   if (to == 0 || rollbacks >= config.rollbacks)
     return Stop{Stop::Reason::not_finite, exhausted_step};
   return Rollback{to, exhausted_step + 1 - to};

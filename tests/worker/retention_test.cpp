@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "core/file.hpp"
 #include "tests/support/checkpoint_state.hpp"
 #include "tests/support/temporary_folder.hpp"
@@ -36,6 +38,30 @@ TEST(Retention, KeepsWhatTrainingMayGoBackTo) {
   // 55 and 53 were saved when somebody asked for it.
   const std::vector<Candidate> between{{55, {}}, {53, {}}, {50, {}}, {40, {}}};
   EXPECT_EQ(reasons(between, {3, 10, 100}), (Reasons{"last", "", "way back", ""}));
+}
+
+// Whatever step fails after a checkpoint, the one to go back to has not been pruned by then.
+TEST(Retention, NeverLacksTheTarget) {
+  for (std::int64_t bad = 1; bad <= 5; ++bad)
+    for (std::int64_t every = 1; every <= 4; ++every) {
+      const WayBack way{bad, every, 1000};
+      std::vector<Candidate> kept;
+      for (std::int64_t step = 0; step < 40; ++step) {  // the number of the next one
+        if (step > 0 && step % every == 0) {
+          kept.insert(kept.begin(), {step, {}});
+          const auto reasons = reasons_to_keep(kept, {.last = 1, .way_back = way});
+          std::erase_if(kept, [&](const Candidate& c) {
+            return reasons[static_cast<std::size_t>(&c - kept.data())].empty();
+          });
+        }
+        const std::int64_t to = way.target(step);
+        EXPECT_TRUE(to == 0 || std::ranges::find(kept, to, &Candidate::step) != kept.end())
+            << bad << " bad steps, a save every " << every << ", step " << step << ": " << to;
+      }
+    }
+  EXPECT_EQ((WayBack{3, 10, 100}.target(12)), 0);  // 10 to 12 are bad: 10 was saved with them
+  EXPECT_EQ((WayBack{3, 10, 100}.target(13)), 10);
+  EXPECT_EQ((WayBack{3, 0, 100}.target(50)), 0);
 }
 
 TEST(Retention, KeepsMultiplesAndTheBestBesides) {

@@ -4,14 +4,11 @@
 #include <algorithm>
 
 namespace demist::checkpoint {
-namespace {
 
-// The oldest step that training at `newest`, or later, may go back to.
-std::int64_t oldest_target(const WayBack& way, std::int64_t newest) {
-  return std::max<std::int64_t>(0, newest - way.bad_in_a_row) / way.save_every * way.save_every;
+std::int64_t WayBack::target(std::int64_t last_bad) const {
+  const std::int64_t first_bad = last_bad - bad_in_a_row + 1;
+  return save_every > 0 && first_bad > 0 ? (first_bad - 1) / save_every * save_every : 0;
 }
-
-}  // namespace
 
 std::vector<std::string> reasons_to_keep(std::span<const Candidate> newest_first,
                                          const Retention& keep) {
@@ -28,11 +25,13 @@ std::vector<std::string> reasons_to_keep(std::span<const Candidate> newest_first
     if (candidate.held_out_loss) measured.push_back(i);
   }
   const WayBack& way = keep.way_back;
-  if (way.save_every > 0 && !newest_first.empty() && newest_first.front().step != way.end)
+  if (way.save_every > 0 && !newest_first.empty() && newest_first.front().step != way.end) {
+    // The bad steps may have begun before the newest checkpoint, and the next step be the last.
+    const std::int64_t oldest = way.target(newest_first.front().step);
     for (std::size_t i = 0; i < newest_first.size(); ++i)
-      if (newest_first[i].step >= oldest_target(way, newest_first.front().step) &&
-          newest_first[i].step % way.save_every == 0)
+      if (newest_first[i].step >= oldest && newest_first[i].step % way.save_every == 0)
         add(i, "way back");
+  }
   // Of equal losses the newer one is better.
   std::ranges::stable_sort(measured, {},
                            [&](std::size_t i) { return *newest_first[i].held_out_loss; });

@@ -10,11 +10,14 @@
 
 namespace demist::checkpoint {
 
-// Training may yet go back by this: after `bad_in_a_row` bad steps, which may have begun before the
-// newest checkpoint, to the newest multiple of `save_every` before them (way_back() in
-// orchestrator/coordinator.hpp). At step `end` it goes nowhere any more.
+// How training goes back after `bad_in_a_row` bad steps in a row, and until when: at step `end` it
+// goes nowhere any more.
 struct WayBack {
   std::int64_t bad_in_a_row = 0, save_every = 0, end = 0;  // save_every 0: there is none
+
+  // The checkpoint to go back to after bad steps of which `last_bad` (from 0) was one too many: the
+  // newest regular one that was saved before the step before the first of them. 0: there is none.
+  std::int64_t target(std::int64_t last_bad) const;
 };
 
 // A checkpoint stays when any of these wants it.
