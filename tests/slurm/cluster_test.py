@@ -55,7 +55,7 @@ class Run:
 
     def events(self, name):
         lines = (self.folder / "events.jsonl").read_text().splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == name]
+        return [event for event in map(json.loads, filter(None, lines)) if event["event"] == name]
 
     def hash(self, stage):
         return self.demist("inspect", self.folder / stage / "checkpoints", "--hash").strip()
@@ -100,10 +100,15 @@ class Run:
         return found
 
 
-def reference(run):
-    """The same recipe without Slurm, and the commands on it; the hash of its result."""
+def run_here(run):
+    """The same recipe without Slurm, on one rank."""
     settings = [word for setting in run.settings for word in ("--set", setting)]
     run.demist("run", run.recipe, *settings)
+
+
+def reference(run):
+    """A run without Slurm, and the commands on it; the hash of its result."""
+    run_here(run)
     expect(run.status()["state"] == "DONE", "a finished run is not DONE")
     expect("adapt" in run.demist("logs", run.folder, "--rank", 0), "no log of rank 0")
     expect("DONE" in run.demist("cancel", run.folder), "a finished run was cancelled")
@@ -126,7 +131,7 @@ def runs_on_four_nodes(run, expected):
 
 
 def metrics(run):
-    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines() if line]
 
 
 def starts(run):
@@ -199,6 +204,21 @@ def scancel_saves_and_stays_away(run):
     expect(run.cluster.run("squeue", "-h").stdout == "", "a cancelled job came back")
 
 
+def constant_rate(steps):
+    """A run that may be compared with a longer one: a step does not depend on how many there will be."""
+    return f"stages.pretrain.steps={steps}", "stages.pretrain.optimizer.schedule=CONSTANT"
+
+
+def has_the_bits_of_an_undisturbed_run(run, make):
+    """What was saved at the end of all that is what as many steps come to on one rank, without Slurm."""
+    steps = run.status()["step"]
+    alone = make("alone", *constant_rate(steps), "stages.adapt.steps=20")
+    run_here(alone)
+    crews = [ranks for _, ranks in starts(run)]
+    print(f"    {steps} steps by {len(crews)} crews of {crews} ranks: {run.hash('pretrain')}", flush=True)
+    expect(run.hash("pretrain") == alone.hash("pretrain"), f"after {steps} steps other bits than undisturbed")
+
+
 def stages_depend_on_each_other(run, expected):
     run.submit("--nodes", 3, "--stages", "jobs")
     expect(len(run.jobs()) == 5, f"{run.jobs()}")
@@ -243,13 +263,14 @@ def main():
 
         expected = test(reference, make("here", *FEW_STEPS))
         test(runs_on_four_nodes, make("four", *FEW_STEPS), expected)
-        long = make("long", "stages.pretrain.steps=1000000", "stages.pretrain.optimizer.schedule=CONSTANT")
+        long = make("long", *constant_rate(1000000))  # on no machine is it done before it was disturbed enough
         test(time_limit_requeues, long)
         test(killed_rank_restarts, long)
         test(killed_node_shrinks, long, cluster)
         test(cancel_saves_and_resume_goes_on, long)
         test(preemption_requeues, long)
         test(scancel_saves_and_stays_away, long)
+        test(has_the_bits_of_an_undisturbed_run, long, make)
         test(stages_depend_on_each_other, make("jobs", *FEW_STEPS), expected)
         test(failure_ends_what_depends_on_it, make("bad", f"corpora.train.inputs.0.path={folder}/text.txt"))
         test(doctor_examines_every_node, cluster, program, folder)
