@@ -17,8 +17,8 @@ void check_stages(const RunConfig& run, bool redo);
 // still make is not missed.
 void require_inputs(const RunConfig& run, const std::string& only);
 
-// Of a stage that is done: what it read and what has been written since, by the date of the file. Its
-// contents are not compared: copies of a run folder may have other dates.
+// Of a stage that is done: what it read and what has been written since, by the date of the file.
+// Its contents are not compared: copies of a run folder may have other dates.
 std::optional<fs::path> newer_input(const RunConfig& run, const StageConfig& stage);
 
 // How a stage stands. Throws when it holds work made with other settings, and when it is done but
