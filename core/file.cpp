@@ -147,6 +147,21 @@ FileLock::FileLock(const fs::path& path, double patience_seconds)
 
 FileLock::~FileLock() { ::close(fd_); }
 
+std::optional<LockHolder> lock_holder(const fs::path& path) {
+  const Descriptor file(path, O_RDONLY);
+  struct stat info {};
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) return std::nullopt;
+  LockHolder holder;
+  // A shared lock: those who ask do not see each other, and who takes it waits for a moment.
+  holder.holds = ::flock(file.get(), LOCK_SH | LOCK_NB) != 0;
+  if (holder.holds && errno != EWOULDBLOCK) return std::nullopt;  // there are no locks here
+  holder.since = static_cast<double>(info.st_mtim.tv_sec);
+  std::string process;  // the word itself
+  std::ifstream(path) >> holder.host >> process >> holder.process;
+  if (holder.host.empty()) return std::nullopt;
+  return holder;
+}
+
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path, O_RDONLY);
   struct stat info {};

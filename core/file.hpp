@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -48,6 +49,16 @@ class FileLock {
  private:
   int fd_ = -1;
 };
+
+// Who took a FileLock on `path` last, and whether it is held now. Waits for nobody.
+struct LockHolder {
+  bool holds = false;
+  double since = 0;  // Unix seconds: when it was taken
+  std::string host;
+  int process = 0;
+};
+// Nothing when it never was, or when that cannot be told.
+std::optional<LockHolder> lock_holder(const fs::path& path);
 
 // A read-only mapping of a whole file. Plain mmap: MADV_SEQUENTIAL made cold reads 50x slower.
 class MappedFile {

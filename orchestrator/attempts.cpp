@@ -64,6 +64,7 @@ class StageAttempts {
       relay_(pid);
       if (!relay_.ended()) watch.look(pid);
     });
+    relay_.look_for_file();
     if (!crew.nodes.empty()) options_.allocation->ended(code);
     return code;
   }

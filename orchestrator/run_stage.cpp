@@ -2,6 +2,7 @@
 #include "orchestrator/run_stage.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 #include "core/checksum.hpp"
@@ -18,6 +19,7 @@
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/score_stage.hpp"
 #include "orchestrator/stage_state.hpp"
+#include "orchestrator/stop_file.hpp"
 #include "orchestrator/train_stage.hpp"
 
 namespace demist {
@@ -106,6 +108,13 @@ ExitCode carry_out(const mpi::Comm& world, const RunConfig& run, const StageConf
   return ExitCode::done;
 }
 
+// What `demist run` has done, and a user's mpirun has not.
+void become_a_run(const RunConfig& run) {
+  write_record(run);
+  // Who starts a run wants it to go on. Of a supervised one it would be a request of just now.
+  if (std::getenv(kAttemptVariable) == nullptr) fs::remove(run.run_dir / kStopFile);
+}
+
 ExitCode run_opened(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                     ProgressStyle progress, StageState state) {
   const double begin = steady_seconds();
@@ -146,10 +155,10 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
   mpi::together(world, "open stage " + stage.name, [&] {
     open_log(world, run.run_dir);
     // Two runs in one folder would write each other's checkpoints.
-    if (world.rank() == 0) lock.emplace(run.run_dir / "lock", kLockPatience);
     if (world.rank() == 0) {
+      lock.emplace(run.run_dir / "lock", kLockPatience);
       clear_exit_records(run.run_dir, stage.name);
-      write_record(run);  // `demist run` has, a user's mpirun has not
+      become_a_run(run);
     }
     state.key = stage_key(run, stage);
     status = require_sound(run, stage);

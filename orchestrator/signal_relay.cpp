@@ -8,16 +8,9 @@
 
 namespace demist {
 
-void SignalRelay::look_for_file() {
-  if (file_found_ || steady_seconds() < next_look_) return;
-  std::error_code unreadable;
-  file_found_ = std::filesystem::exists(stop_file_, unreadable);
-  next_look_ = steady_seconds() + 1;
-}
-
 void SignalRelay::operator()(int pid) {
   constexpr double patience = 2;  // seconds
-  look_for_file();
+  stop_file_.look_now_and_then();
   if (interrupted() && asked_at_ == 0)
     log::info("saving and stopping; press Ctrl-C again to stop at once");
   // A launcher passes it on to the ranks that it has, and it may have none yet. They count it once.

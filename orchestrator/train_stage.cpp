@@ -15,6 +15,7 @@
 #include "orchestrator/stage_saves.hpp"
 #include "orchestrator/stage_trainer.hpp"
 #include "orchestrator/step_events.hpp"
+#include "orchestrator/stop_file.hpp"
 #include "worker/attention_choice.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/roll_back.hpp"
@@ -189,6 +190,7 @@ class StepLoop {
         trainer_(trainer),
         data_(data),
         state_(state),
+        stop_file_(run.run_dir),
         channel_(world),
         saves_(world, run, stage, trainer.step()) {
     trainer_.meanwhile([this] {
@@ -246,12 +248,16 @@ class StepLoop {
     return channel_.wait();
   }
   void send(const StepReport& step) {
-    Report mine{step.step, step.exhausted, step.rollbacks, signals_.requested(), 0, {}};
+    Report mine{step.step, step.exhausted, step.rollbacks, stop_requested(), 0, {}};
     mine.control_seconds = static_cast<float>(std::exchange(control_seconds_, 0));
     if (const auto speed = speed_.add(step.compute_seconds, step.micro_batches))
       mine.speeds.push_back({world_.rank(), *speed});
     const Stopwatch watch(control_seconds_);
     digest(channel_.report(mine));
+  }
+  // The file is for one rank to look at: reports are merged.
+  bool stop_requested() {
+    return signals_.requested() || (world_.rank() == 0 && stop_file_.look_now_and_then());
   }
   void settle() {
     const Stopwatch watch(control_seconds_);
@@ -337,6 +343,7 @@ class StepLoop {
   const StageData& data_;
   StageState& state_;
   StopSignals signals_{StopSignals::Second::ends_process};
+  StopFile stop_file_;
   ControlChannel channel_;
   SpeedMeter speed_;
   double control_seconds_ = 0;        // in the exchange, of this rank, since its last report

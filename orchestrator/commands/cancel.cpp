@@ -2,6 +2,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -13,8 +14,8 @@
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/progress.hpp"
-#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
+#include "orchestrator/stop_file.hpp"
 
 namespace demist::cli {
 namespace {
@@ -46,21 +47,27 @@ void require_answer(const Inspection& found) {
                            " in its folder; try again for what waits in the queue");
 }
 
-// A supervisor on this machine that no job started.
-bool is_local(const Inspection& found) {
-  return !found.facts.events.in_job && found.facts.process_lives.value_or(false) &&
-         found.facts.events.ended < found.facts.events.started;
-}
-
-void stop_at_once(const Inspection& found) {
+// False: that has to be done elsewhere, and it has said where.
+bool stop_at_once(const fs::path& run, const Inspection& found) {
   cancel_jobs(found, false);
-  if (!is_local(found)) return;
+  const auto worker = slurm::worker_of(found.facts);
+  if (!worker) return true;
+  const bool here = worker->host == found.facts.host && slurm::is_demist(worker->process);
   // As a person who types Ctrl-C twice.
-  for (int i = 0; i < 2; ++i) {
-    ::kill(found.facts.events.process, SIGINT);
+  for (int i = 0; i < 2 && here; ++i) {
+    if (::kill(worker->process, SIGINT) != 0 && i == 0)
+      throw EnvironmentError("cannot end process " + std::to_string(worker->process) + ": " +
+                             std::strerror(errno));
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
-  std::printf("ended process %d\n", found.facts.events.process);
+  if (here)
+    std::printf("ended process %d\n", worker->process);
+  else
+    std::printf(
+        "process %d on %s works on it, out of reach from here; it is asked to save and "
+        "stop. To end it at once, on %s: demist cancel %s --now\n",
+        worker->process, worker->host.c_str(), worker->host.c_str(), fs::absolute(run).c_str());
+  return here;
 }
 
 // Until nobody works on the run any more; false when that takes too long.
@@ -83,9 +90,12 @@ bool wait_for_end(const fs::path& run, double patience_seconds) {
 }  // namespace
 
 int cancel(const Arguments& arguments, const mpi::Comm&) {
-  Options options("demist cancel RUN [options]",
-                  "Asks a run to save and stop, waits for that, and takes its waiting jobs out of\n"
-                  "the queue. `demist resume RUN` goes on.");
+  Options options(
+      "demist cancel RUN [options]",
+      "Asks a run to save and stop, waits for that, and takes its waiting jobs out of\n"
+      "the queue. `demist resume RUN` goes on. Training that was started by hand (mpirun\n"
+      "demist train) hears it as well; the same command goes on. Ends with code 5 when\n"
+      "the run did not stop in time, or has to be ended on another host.");
   options.positional("RUN")
       .flag("now", "do not save: the last checkpoint stands")
       .value("wait", "SECONDS", "how long to wait for the save; then as --now; default: 600");
@@ -102,14 +112,12 @@ int cancel(const Arguments& arguments, const mpi::Comm&) {
   append_event(run, "stop_asked", {{"host", host_name()}});
   require_answer(before);
   cancel_jobs(before, true);
-  if (options.has("now")) {
-    stop_at_once(before);
-    return 0;
-  }
+  constexpr int unreached = static_cast<int>(ExitCode::environment);
+  if (options.has("now")) return stop_at_once(run, before) ? 0 : unreached;
   if (wait_for_end(run, patience)) return 0;
   std::printf("it has not stopped in time\n");
-  stop_at_once(slurm::inspect_run(run));
-  return 0;
+  stop_at_once(run, slurm::inspect_run(run));
+  return unreached;
 }
 
 }  // namespace demist::cli

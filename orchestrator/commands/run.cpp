@@ -14,7 +14,7 @@
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/run_stage.hpp"
-#include "orchestrator/signal_relay.hpp"
+#include "orchestrator/stop_file.hpp"
 #include "orchestrator/supervisor.hpp"
 
 namespace demist::cli {

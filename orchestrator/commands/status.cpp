@@ -82,9 +82,9 @@ std::string to_text(const fs::path& folder, const Inspection& found, const Goodp
     if (row->restarts > 0) text += ", restarted " + std::to_string(row->restarts) + " times";
     text += "\n";
   }
-  if (found.jobs.empty() && found.facts.events.started > 0 && !state.is_over())
-    text += "  process " + std::to_string(found.facts.events.process) + " on " +
-            found.facts.events.host + "\n";
+  if (const auto worker = slurm::worker_of(found.facts); worker && !state.is_over())
+    text += "  process " + std::to_string(worker->process) + " on " + worker->host +
+            (worker->by_hand ? ", started by hand" : "") + "\n";
   if (goodput.working() > 0) text += "  " + format(goodput) + "\n";
   for (const std::string& node : slurm::read_bad_nodes(folder))
     text += "  node " + node + " is avoided (" + (folder / "bad-nodes").string() + ")\n";

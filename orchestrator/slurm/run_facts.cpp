@@ -13,9 +13,9 @@
 #include "orchestrator/exit_record.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/run_folder.hpp"
-#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/slurm/run_logs.hpp"
 #include "orchestrator/stage_state.hpp"
+#include "orchestrator/stop_file.hpp"
 
 namespace demist::slurm {
 namespace {
@@ -119,6 +119,7 @@ RunProgress progress_of(const RunConfig& run) {
     if (!read_started(stage)) break;
     progress.begun = true;
     progress.stage = stage.name;
+    progress.began = started->began;
     const auto changed =
         fs::file_time_type::clock::to_sys(fs::last_write_time(stage.folder / "started.json"));
     progress.alive = std::chrono::duration<double>(changed.time_since_epoch()).count();
@@ -137,15 +138,17 @@ RunProgress progress_of(const RunConfig& run) {
 
 std::optional<bool> lives(const RunEvents& events) {
   if (events.started == 0 || events.host != host_name() || events.process <= 0) return std::nullopt;
-  // Not just any process of that number.
-  std::error_code gone;
-  const fs::path program =
-      fs::read_symlink("/proc/" + std::to_string(events.process) + "/exe", gone);
-  if (gone) return ::kill(events.process, 0) != 0 && errno == EPERM;  // somebody else's
-  return program.filename() == fs::read_symlink("/proc/self/exe").filename();
+  return is_demist(events.process);
 }
 
 }  // namespace
+
+bool is_demist(int process) {
+  std::error_code gone;
+  const fs::path program = fs::read_symlink("/proc/" + std::to_string(process) + "/exe", gone);
+  if (gone) return ::kill(process, 0) != 0 && errno == EPERM;  // somebody else's
+  return program.filename() == fs::read_symlink("/proc/self/exe").filename();
+}
 
 RunEvents events_in(const std::string& lines) {
   RunEvents events;
@@ -221,6 +224,9 @@ Inspection inspect_run(const fs::path& run_dir) {
   if (facts.job)
     if (const QueueRow* row = found.queue.find(*facts.job)) facts.row = *row;
   if (facts.job && !(facts.row && facts.row->is_live())) facts.account = ask_accounting(*facts.job);
+  facts.host = host_name();
+  // Before what is told of ends: who has let go of it has told.
+  facts.lock = lock_holder(run_dir / "lock");
   constexpr std::size_t enough = 1 << 20;  // bytes: thousands of events
   facts.events = events_in(tail_of(run_dir / kEventFile, enough));
   if (!facts.events.open && facts.events.cause.empty()) {

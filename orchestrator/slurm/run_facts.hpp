@@ -30,6 +30,9 @@ struct Inspection {
 // `run_dir` is a run folder. Asks Slurm only about jobs of this run.
 Inspection inspect_run(const std::filesystem::path& run_dir);
 
+// Whether that process of this host runs our program, and not another one that got its number.
+bool is_demist(int process);
+
 // The run folder a user means: a folder, or the name of one in runs/. Throws ConfigError.
 std::filesystem::path find_run(const std::string& name);
 

@@ -25,17 +25,45 @@ bool is_pending(const RunFacts& f) {
 }
 
 // Neither supervised nor submitted: what there is comes from `demist train` under a user's mpirun.
-bool is_by_hand(const RunFacts& f) {
+bool was_never_supervised(const RunFacts& f) {
   return f.events.started == 0 && f.events.job_started == 0 && !f.job;
+}
+
+// A supervisor, or a job's script, has not told of its end, and is not known to be dead.
+bool is_supervised(const RunFacts& f) {
+  if (is_in_queue(f)) return !is_pending(f);
+  return f.events.open && f.process_lives.value_or(true);
+}
+
+// Under a user's mpirun: begun after all that is told of supervisors and jobs.
+bool is_by_hand(const RunFacts& f) {
+  const RunEvents& e = f.events;
+  const double last = std::max({e.started, e.ended, e.job_started, e.job_ended});
+  return !is_supervised(f) && f.progress.began > last;
+}
+
+bool has_lock(const RunFacts& f) { return f.lock && f.lock->holds; }
+bool is_alive(const RunFacts& f) {
+  return f.progress.alive > 0 && f.now - f.progress.alive < kSilence;
+}
+
+// When those began who work on it now.
+double beginning(const RunFacts& f) {
+  double begin = std::max(f.events.started, f.events.job_started);
+  if (is_supervised(f)) return begin;
+  if (has_lock(f)) begin = std::max(begin, f.lock->since);
+  return is_by_hand(f) ? std::max(begin, f.progress.began) : begin;
 }
 
 // Whether a supervisor, or a user, works on it.
 bool is_worked_on(const RunFacts& f) {
   if (is_in_queue(f) && !is_pending(f)) return true;
+  if (has_lock(f)) return true;
+  // Where locks are not shared between hosts only its own host can tell that it is free.
+  if (is_by_hand(f)) return is_alive(f) && !(f.lock && f.lock->host == f.host);
   if (f.process_lives && !f.events.in_job) return *f.process_lives && f.events.open;
   if (f.job && f.queue_answered && f.row) return false;  // Slurm says that it is over
-  const bool open = f.events.open || is_by_hand(f);
-  return open && f.progress.alive > 0 && f.now - f.progress.alive < kSilence;
+  return f.events.open && is_alive(f);
 }
 
 RunState judge_pending(const RunFacts& f) {
@@ -50,7 +78,9 @@ RunState judge_pending(const RunFacts& f) {
 RunState judge_working(const RunFacts& f) {
   const RunEvents& e = f.events;
   const RunProgress& p = f.progress;
-  const double begin = std::max(e.started, e.job_started);
+  const double begin = beginning(f);
+  if (is_by_hand(f) && !p.training && f.stop_file)
+    return {Activity::running, "started by hand, without steps: it hears no request to stop"};
   if (f.stop_file || e.asked > begin) return {Activity::saving, "then it stops"};
   const bool restarted = e.failed > begin && e.failed > p.last_line;
   const std::string after = restarted ? std::string("again, after: ") + e.cause : "";
@@ -98,10 +128,12 @@ RunState judge_ended(const RunFacts& f) {
     return {Activity::unknown, "squeue gives no answer: " + f.queue_problem};
   const bool cancelled =
       (f.row && f.row->state == "CANCELLED") || (f.account && f.account->state == "CANCELLED");
+  const char* const way_on =
+      was_never_supervised(f) ? "demist train goes on" : "saved work stands; demist resume goes on";
   if (f.stop_file || cancelled || (by_itself && !newer_job && (code == kSaved || code == 0)))
-    return {Activity::stopped, "saved work stands; demist resume goes on"};
-  if (is_by_hand(f))
-    return f.progress.begun ? RunState{Activity::stopped, "demist train goes on"}
+    return {Activity::stopped, way_on};
+  if (was_never_supervised(f))
+    return f.progress.begun ? RunState{Activity::stopped, way_on}
                             : RunState{Activity::fresh, "nothing has begun"};
   if (by_itself && !newer_job) return {Activity::failed, failure_text(f)};
   std::string text = failure_text(f);
@@ -161,6 +193,15 @@ RunState judge(const RunFacts& facts) {
   if (is_pending(facts)) return judge_pending(facts);
   if (is_worked_on(facts)) return judge_working(facts);
   return judge_ended(facts);
+}
+
+std::optional<Worker> worker_of(const RunFacts& f) {
+  if (is_in_queue(f)) return std::nullopt;
+  const RunEvents& e = f.events;
+  if (is_supervised(f) && !(e.in_job && f.job)) return Worker{e.host, e.process, false};
+  if (f.lock && (f.lock->holds || (is_by_hand(f) && is_worked_on(f))))
+    return Worker{f.lock->host, f.lock->process, true};
+  return std::nullopt;
 }
 
 std::string describe(const RunState& state, const RunFacts& facts) {

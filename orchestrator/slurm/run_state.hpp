@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "core/file.hpp"
 #include "orchestrator/slurm/queue.hpp"
 
 namespace demist::slurm {
@@ -41,13 +42,16 @@ struct RunProgress {
   double seconds_per_step = 0;  // of late; 0: unknown
   double last_line = 0;         // Unix time of the newest line of metrics.jsonl
   double alive = 0;             // a process of the stage lived then (the stage's clock)
+  double began = 0;             // the attempt under way; 0: the last one ended by itself
 };
 
 struct RunFacts {
   double now = 0;
+  std::string host;  // this one
   RunEvents events;
   RunProgress progress;
   bool stop_file = false;
+  std::optional<LockHolder> lock;     // on the folder, by rank 0 of a stage; none: never
   std::optional<bool> process_lives;  // the supervisor's; none: on another host, or never started
   std::optional<Job> job;             // the one that matters now
   bool queue_answered = false;
@@ -78,6 +82,15 @@ struct RunState {
 const char* name_of(Activity activity);  // "TRAINING"
 
 RunState judge(const RunFacts& facts);
+
+// The process to end when a run is to end at once and no job stands for it.
+struct Worker {
+  std::string host;
+  int process = 0;
+  bool by_hand = false;  // rank 0 of a `demist train` under a user's mpirun; else `demist run`
+};
+std::optional<Worker> worker_of(const RunFacts& facts);  // none: nobody works, or a job does
+
 // "TRAINING pretrain 120/300, loss 6.41, 12.3k tok/s, ETA 1:23"
 std::string describe(const RunState& state, const RunFacts& facts);
 

@@ -13,11 +13,11 @@
 #include "orchestrator/process.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
-#include "orchestrator/signal_relay.hpp"
 #include "orchestrator/slurm/allocation.hpp"
 #include "orchestrator/slurm/job_script.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/stage_state.hpp"
+#include "orchestrator/stop_file.hpp"
 
 namespace demist::slurm {
 namespace {

@@ -57,5 +57,21 @@ TEST_F(FileTest, ALockNamesItsHolderAndEndsWithIt) {
   EXPECT_THROW(FileLock(folder_ / "no folder" / "lock", 0), EnvironmentError);
 }
 
+TEST_F(FileTest, TheHolderOfALockIsKnownToOthers) {
+  EXPECT_FALSE(lock_holder(folder_ / "lock"));
+  std::optional<FileLock> lock(std::in_place, folder_ / "lock", 0);
+  auto holder = lock_holder(folder_ / "lock");
+  ASSERT_TRUE(holder);
+  EXPECT_TRUE(holder->holds);
+  EXPECT_EQ(holder->process, ::getpid());
+  EXPECT_FALSE(holder->host.empty());
+  EXPECT_GT(holder->since, 0);
+  lock.reset();
+  holder = lock_holder(folder_ / "lock");
+  ASSERT_TRUE(holder);
+  EXPECT_FALSE(holder->holds);
+  EXPECT_EQ(holder->process, ::getpid());
+}
+
 }  // namespace
 }  // namespace demist

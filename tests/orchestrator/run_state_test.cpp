@@ -154,9 +154,70 @@ TEST(RunState, WorksWithoutSlurm) {
   by_hand.now = kNow;
   by_hand.progress = training().progress;
   by_hand.progress.begun = true;
+  by_hand.progress.began = kNow - 90;
   EXPECT_EQ(activity(by_hand), Activity::training);
   by_hand.progress.alive = by_hand.progress.last_line = kNow - 100;
   EXPECT_EQ(activity(by_hand), Activity::stopped);
+}
+
+// After a supervised run that ended well; `demist train` under a user's mpirun leaves no events.
+RunFacts by_hand_after_a_run() {
+  RunFacts facts;
+  facts.now = kNow;
+  facts.host = "here";
+  facts.events.started = kNow - 9000;
+  facts.events.ended = kNow - 8000;
+  facts.progress = training().progress;
+  facts.progress.begun = true;
+  facts.progress.began = kNow - 100;
+  return facts;
+}
+
+TEST(RunState, ItsLockTellsOfATrainByHand) {
+  RunFacts facts = by_hand_after_a_run();
+  facts.lock = LockHolder{true, kNow - 101, "here", 42};
+  EXPECT_EQ(activity(facts), Activity::training);
+  ASSERT_TRUE(worker_of(facts));
+  EXPECT_EQ(worker_of(facts)->process, 42);
+  EXPECT_TRUE(worker_of(facts)->by_hand);
+  facts.progress.last_line = kNow - 7000;  // it begins: no step of its own yet
+  EXPECT_EQ(activity(facts), Activity::starting);
+  facts.progress.alive = kNow - 95;
+  EXPECT_EQ(activity(facts), Activity::stalled) << "stopped, perhaps, but it holds the lock";
+  facts.stop_file = true;
+  EXPECT_EQ(activity(facts), Activity::saving);
+  facts.progress.training = false;
+  EXPECT_EQ(activity(facts), Activity::running) << "nobody hears the request";
+}
+
+TEST(RunState, ATrainByHandEndsWithItsLock) {
+  RunFacts facts = by_hand_after_a_run();
+  facts.lock = LockHolder{false, kNow - 101, "here", 42};
+  EXPECT_EQ(activity(facts), Activity::stopped) << "killed a second ago";
+  EXPECT_FALSE(worker_of(facts));
+  facts.lock->host = "elsewhere";  // whose locks may not be seen here
+  EXPECT_EQ(activity(facts), Activity::training);
+  ASSERT_TRUE(worker_of(facts));
+  EXPECT_EQ(worker_of(facts)->host, "elsewhere");
+  facts.progress.began = 0;  // it ended by itself
+  EXPECT_EQ(activity(facts), Activity::stopped);
+  EXPECT_FALSE(worker_of(facts));
+}
+
+TEST(RunState, WhomToEndIsKnown) {
+  RunFacts facts = training();
+  EXPECT_FALSE(worker_of(facts)) << "that is the job";
+  facts.job.reset();
+  facts.row.reset();
+  facts.events.in_job = false;
+  facts.events.host = "there";
+  facts.events.process = 7;
+  ASSERT_TRUE(worker_of(facts));
+  EXPECT_EQ(worker_of(facts)->process, 7);
+  EXPECT_FALSE(worker_of(facts)->by_hand);
+  facts.process_lives = false;  // and its ranks go on without it
+  facts.lock = LockHolder{true, kNow - 101, "there", 42};
+  EXPECT_EQ(worker_of(facts)->process, 42);
 }
 
 TEST(RunEvents, ASecondSupervisorThatIsRefusedDoesNotHideTheFirst) {
