@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
 #include "core/error.hpp"
 #include "orchestrator/nearest.hpp"
@@ -22,9 +23,54 @@ event() {
   printf '{"time":%s,"event":"%s","job":"%s","restart":%s%s}\n' \
     "$(date +%s.%3N)" "$1" "$SLURM_JOB_ID" "$restart" "${2:-}" >>"$run/events.jsonl"
 }
+# Whether the nodes to avoid may be others than at submission.
+knows_bad_nodes() { [ -e "$run/bad-nodes" ] || [ -n "$avoided" ]; }
+# Each of these jobs waits. Nodes that turned bad since it was submitted are kept from it, and those
+# whose line in bad-nodes is gone are not. As many working nodes are left as it needs, else it might
+# wait for ever: those that are listed longest have another chance. What fails is said, no more.
+keep_off_bad_nodes() { # job ids
+  local working never bad node job least problem
+  local partition=${SLURM_JOB_PARTITION:-}
+  if ! working=$(sinfo -h -N ${partition:+-p "$partition"} -o '%N %T'); then
+    echo "sinfo gives no answer: job $* keeps the nodes that it may have"
+    return 0
+  fi
+  working=$(awk '$2 !~ /[*]|down|drain|fail|power|unk|reboot|inval/ { print $1 }' <<<"$working" | sort -u)
+  never=$([ -z "$never_on" ] || scontrol show hostnames "$never_on")
+  for job; do
+    least=$(awk -F '\t' -v job="$job" '$1 == job { print $6 + 0 }' "$run/jobs.tsv" | tail -n 1)
+    bad=$(cut -f 1 "$run/bad-nodes" 2>/dev/null)
+    while [ -n "$bad" ] &&
+      [ "$(grep -cvxF -f <(printf '%s\n' '' $never $bad) <<<"$working")" -lt "${least:-1}" ]; do
+      node=${bad%%$'\n'*}
+      bad=$(tail -n +2 <<<"$bad")
+      echo "job $job needs $least nodes: $node has another chance"
+      event node_tried_again ",\"node\":\"$node\""
+      awk -F '\t' -v node="$node" '$1 != node' "$run/bad-nodes" >"$run/bad-nodes.tmp" &&
+        mv "$run/bad-nodes.tmp" "$run/bad-nodes"
+    done
+    bad=$(paste -sd , <<<"$bad")
+    bad=$never_on${never_on:+${bad:+,}}$bad
+    if problem=$(scontrol update "JobId=$job" "ExcNodeList=$bad" 2>&1); then
+      echo "job $job is kept off nodes: ${bad:-none}"
+    else
+      echo "job $job may be given bad nodes ($bad): $problem"
+    fi
+  done
+}
+# Other jobs of this run: of a chain, of stages.
+waiting_jobs() {
+  squeue -h -u "$(id -u)" -t PENDING -o %i | grep -xF -f <(cut -f 1 "$run/jobs.tsv") |
+    grep -vx "$SLURM_JOB_ID"
+}
+
 finish() { # exit code, reason
   event job_end ",\"code\":$1,\"reason\":\"$2\""
   echo "job $SLURM_JOB_ID ends with code $1: $2"
+  if knows_bad_nodes && [ "$(wc -l <"$run/jobs.tsv")" -gt 2 ]; then
+    others=$(waiting_jobs)
+    [ -z "$others" ] || keep_off_bad_nodes $others
+  fi
   exit "$1"
 }
 
@@ -65,12 +111,15 @@ requeue() {
   case $state in
     COMPLETING | CANCELLED) finish 75 "cancelled; saved" ;;
   esac
-  trap '' "$stop_signal"
-  trap - TERM # Slurm ends this script with it
+  # Slurm ends this script, and what it runs, with TERM: not before its job, which waits then, is
+  # told of bad nodes.
+  trap '' "$stop_signal" TERM
   event job_requeue
   echo "job $SLURM_JOB_ID asks to be requeued"
   if scontrol requeue "$SLURM_JOB_ID"; then
-    sleep 300 # until then
+    ! knows_bad_nodes || keep_off_bad_nodes "$SLURM_JOB_ID"
+    trap - TERM
+    kill -s TERM "$BASHPID"
   fi
   finish 75 "could not be requeued; demist resume goes on"
 }
@@ -113,12 +162,32 @@ std::string size_directives(const JobPlan& plan) {
   return text;
 }
 
+// The nodes that an option of the profile's excludes.
+std::optional<std::string> excluded_by(const std::string& option) {
+  for (const char* form : {"--exclude=", "--exclude ", "-x"})
+    if (option.starts_with(form)) {
+      const std::string nodes = option.substr(std::string(form).size());
+      return nodes.substr(std::min(nodes.find_first_not_of(" ="), nodes.size()));
+    }
+  return std::nullopt;
+}
+std::vector<std::string> never_on(const JobPlan& plan) {
+  std::vector<std::string> lists;
+  for (const std::string& option : plan.profile.sbatch)
+    if (const auto nodes = excluded_by(option)) lists.push_back(*nodes);
+  return lists;
+}
+
 std::string directives(const JobPlan& plan) {
   std::string text = directive("--job-name=demist-" + plan.name) +
                      directive("--comment=" + job_comment(plan)) + size_directives(plan);
   if (!plan.profile.time.empty()) text += directive("--time=" + plan.profile.time);
-  for (const std::string& option : plan.profile.sbatch) text += directive(option);
-  if (!plan.avoid.empty()) text += directive("--exclude=" + join(plan.avoid, ","));
+  for (const std::string& option : plan.profile.sbatch)
+    if (!excluded_by(option)) text += directive(option);
+  // One list: of several options the last would hold.
+  std::vector<std::string> excluded = never_on(plan);
+  excluded.insert(excluded.end(), plan.avoid.begin(), plan.avoid.end());
+  if (!excluded.empty()) text += directive("--exclude=" + join(excluded, ","));
   text += directive("--chdir=" + quoted(plan.working_folder)) +
           directive("--output=" + quoted(plan.run_dir + "/logs/job-%j.log")) +
           directive("--open-mode=append");
@@ -134,7 +203,9 @@ std::string settings(const JobPlan& plan) {
   std::string text = "set -u\nrun=" + quoted(plan.run_dir) +
                      "\nstop_signal=" + profile.stop_signal +
                      "\nmax_requeues=" + std::to_string(profile.max_requeues) +
-                     "\nchained=" + (plan.chained ? "yes" : "no") + "\n";
+                     "\nchained=" + (plan.chained ? "yes" : "no") +
+                     "\nnever_on=" + quoted(join(never_on(plan), ",")) +
+                     "\navoided=" + quoted(join(plan.avoid, ",")) + "\n";
   // Setup scripts of sites are not written for `set -u`.
   if (!profile.modules.empty() || !profile.setup.empty()) text += "set +u\n";
   for (const std::string& module : profile.modules) text += "module load " + module + "\n";

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <csignal>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -133,11 +134,14 @@ TEST(JobScript, AsksForWhatThePlanSays) {
   p.chained = true;
   p.avoid = {"n7"};
   p.stage = "adapt";
+  p.profile.sbatch = {"-x n[1-2]", "--exclusive"};
   script = job_script(p);
   EXPECT_TRUE(has_line(script, "#SBATCH --nodes=3"));
   EXPECT_TRUE(has_line(script, "#SBATCH --ntasks-per-node=8"));
   EXPECT_TRUE(has_line(script, "#SBATCH --no-requeue"));
-  EXPECT_TRUE(has_line(script, "#SBATCH --exclude=n7"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --exclude=n[1-2],n7")) << "of two options one would hold";
+  EXPECT_TRUE(has_line(script, "#SBATCH --exclusive"));
+  EXPECT_EQ(script.find("#SBATCH -x"), std::string::npos);
   EXPECT_TRUE(has_line(script, "  --stage adapt"));
 }
 
@@ -154,11 +158,15 @@ class JobScriptRun : public testing::Test {
     p.run_dir = run_dir.string();
     p.program = (bin / "demist").string();
     p.chained = chained;
+    if (!never_on_.empty()) p.profile.sbatch.push_back("--exclude=" + never_on_);
     tool("demist", supervisor);
-    tool("squeue", "echo " + state);
+    // Of one job its state, without one the ids of those that wait.
+    tool("squeue", R"(case " $* " in *" -j "*) echo )" + state + ";; *) echo 5; echo 8;; esac");
+    tool("sinfo", "printf '%s up\\n' n1 n2 n3 n4; echo n5 'down*'");
     // The real one ends the script.
-    tool("scontrol",
-         "echo \"$@\" >> " + (folder_.path() / "scontrol").string() + "; kill -9 $PPID");
+    tool("scontrol", "echo \"$@\" >> " + (folder_.path() / "scontrol").string() +
+                         R"(; case $1 in requeue) kill $PPID;; show) echo "${3//,/$'\n'}";; )" +
+                         "update) " + update_ + ";; esac");
     tool("sleep", "exit 0");
     atomic_write(folder_.path() / "job.sh", job_script(p));
     said_ = capture_process({{"bash", (folder_.path() / "job.sh").string()},
@@ -176,8 +184,22 @@ class JobScriptRun : public testing::Test {
     fs::permissions(file, fs::perms::owner_all);
   }
   std::string events() const { return read_file(folder_.path() / "run/events.jsonl"); }
-  bool requeued() const { return fs::exists(folder_.path() / "scontrol"); }
+  bool requeued() const { return has_line(asked(), "requeue 7"); }
+  std::string asked() const {  // scontrol
+    const fs::path file = folder_.path() / "scontrol";
+    return fs::exists(file) ? read_file(file) : "";
+  }
+  // The run's jobs with the nodes that they want, and nodes that turned bad, the first one first.
+  void prepare(const std::vector<std::pair<std::string, std::string>>& jobs,
+               const std::vector<std::string>& bad) const {
+    const fs::path run_dir = folder_.path() / "run";
+    fs::create_directories(run_dir);
+    for (const auto& [id, nodes] : jobs)
+      append_job(run_dir, {id, "", 1e9, "0123456789abcdef", "", nodes});
+    for (const std::string& node : bad) add_bad_node(run_dir, node, "it died");
+  }
 
+  std::string never_on_, update_ = "true";
   const test::TemporaryFolder folder_;
   Captured said_;
 };
@@ -232,6 +254,43 @@ TEST_F(JobScriptRun, ACancelledJobStaysAway) {
 TEST_F(JobScriptRun, AQueryThatFailsCancelsNothing) {
   run("exit 75", false, "; exit 1");
   EXPECT_TRUE(requeued());
+}
+
+TEST_F(JobScriptRun, ARequeuedJobIsKeptOffNodesThatTurnedBad) {
+  prepare({{"7", "2-4"}}, {"n3"});
+  never_on_ = "n9";
+  run("exit 75");
+  EXPECT_TRUE(requeued());
+  EXPECT_TRUE(has_line(asked(), "update JobId=7 ExcNodeList=n9,n3")) << asked() << said_.error;
+  EXPECT_NE(said_.output.find("job 7 is kept off nodes: n9,n3"), std::string::npos);
+  // Its lines deleted, a node is well again.
+  atomic_write(folder_.path() / "run/bad-nodes", "");
+  run("exit 75");
+  EXPECT_TRUE(has_line(asked(), "update JobId=7 ExcNodeList=n9")) << asked() << said_.error;
+}
+
+TEST_F(JobScriptRun, NodesThatAJobCannotDoWithoutHaveAnotherChance) {
+  prepare({{"7", "3-4"}}, {"n1", "n2", "n4"});
+  run("exit 75");
+  EXPECT_TRUE(has_line(asked(), "update JobId=7 ExcNodeList=n4")) << asked() << said_.error;
+  EXPECT_EQ(read_bad_nodes(folder_.path() / "run"), std::set<std::string>{"n4"});
+  EXPECT_NE(events().find(R"("event":"node_tried_again","job":"7","restart":0,"node":"n1")"),
+            std::string::npos)
+      << events();
+}
+
+TEST_F(JobScriptRun, WhatSlurmRefusesCostsAJobNothing) {
+  prepare({{"7", "2"}}, {"n3"});
+  update_ = "echo refused >&2; exit 1";
+  EXPECT_EQ(run("exit 75"), 128 + SIGTERM) << "ended by the requeue";
+  EXPECT_TRUE(requeued());
+  EXPECT_NE(said_.output.find("may be given bad nodes (n3): refused"), std::string::npos);
+}
+
+TEST_F(JobScriptRun, WaitingJobsOfTheRunAreKeptOffNodesThatTurnedBad) {
+  prepare({{"7", "2"}, {"8", "2"}}, {"n3"});
+  EXPECT_EQ(run("exit 75", true), 75);
+  EXPECT_EQ(asked(), "update JobId=8 ExcNodeList=n3\n") << "5 is another run's";
 }
 
 TEST_F(JobScriptRun, AChainLeavesTheRestToItsNextJob) {

@@ -187,11 +187,26 @@ def cancel_saves_and_resume_goes_on(run):
     expect("--exclude=node3" in (run.folder / "submit.sh").read_text(), "the dead node is not avoided")
 
 
+def turn_bad(run, node):
+    """As `demist run` remembers it."""
+    with open(run.folder / "bad-nodes", "a", encoding="utf-8") as file:
+        file.write(f"{node}\t{int(time.time())}\ta test says so\n")
+
+
+def excluded(run, job):
+    shown = run.cluster.run("scontrol", "show", "job", job).stdout.split()
+    names = [word.removeprefix("ExcNodeList=") for word in shown if word.startswith("ExcNodeList=")]
+    return run.cluster.run("scontrol", "show", "hostnames", *names).stdout.split()
+
+
 def preemption_requeues(run):
+    """And the nodes that turned bad since it was submitted are not handed out again."""
     before = len(starts(run))
+    turn_bad(run, "node4")
     run.cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     back = run.wait(lambda s: s["state"] == "REQUEUED", "pre-emption")
     expect(len(starts(run)) == before, "it started again on nodes that it was to leave")
+    run.wait(lambda _: excluded(run, run.jobs()[-1]) == ["node3", "node4"], "the list of bad nodes", 20)
     goes_on_after_requeue(run, back["step"], ranks=2)
 
 
@@ -217,6 +232,20 @@ def has_the_bits_of_an_undisturbed_run(run, make):
     crews = [ranks for _, ranks in starts(run)]
     print(f"    {steps} steps by {len(crews)} crews of {crews} ranks: {run.hash('pretrain')}", flush=True)
     expect(run.hash("pretrain") == alone.hash("pretrain"), f"after {steps} steps other bits than undisturbed")
+
+
+def chain_avoids_bad_nodes(run):
+    """Its second job was in the queue before the node turned bad."""
+    run.submit("--nodes", 1, "--chain", 2)
+    run.wait_for_steps()
+    turn_bad(run, "node2")
+    first, second = run.jobs()
+    saved = run.status()["step"]
+    run.cluster.run("scancel", "--batch", "--signal=USR2", first)
+    run.wait(lambda s: s["jobs"][1]["state"] == "RUNNING" and s["step"] > saved, "the second job")
+    expect(excluded(run, second) == ["node2"], f"{excluded(run, second)}")
+    run.demist("cancel", run.folder)
+    run.wait_for_empty_queue()
 
 
 def stages_depend_on_each_other(run, expected):
@@ -273,6 +302,7 @@ def main():
         test(preemption_requeues, long)
         test(scancel_saves_and_stays_away, long)
         test(has_the_bits_of_an_undisturbed_run, long, make)
+        test(chain_avoids_bad_nodes, make("chain", "stages.pretrain.steps=1000000"))
         test(stages_depend_on_each_other, make("jobs", *FEW_STEPS), expected)
         test(failure_ends_what_depends_on_it, make("bad", f"corpora.train.inputs.0.path={folder}/text.txt"))
         test(doctor_examines_every_node, cluster, program, folder)
