@@ -49,7 +49,7 @@ class StageAttempts {
         run_.run_dir, stage_.name,
         host_name() + "-" + std::to_string(::getpid()) + "-" + std::to_string(number_)};
     options_.ranks = policy_.ranks();
-    const Crew crew = crew_for(options_, stage_);
+    const Crew crew = crew_for(options_, stage_, [this] { return relay_.stop_asked(); });
     options_.ranks = crew.ranks;
     append_event(run_.run_dir, "attempt",
                  {{"stage", stage_.name}, {"attempt", number_}, {"ranks", options_.ranks}});
@@ -101,7 +101,7 @@ class StageAttempts {
     if (code == 0 || relay_.interrupted()) return false;
     if (code != static_cast<int>(ExitCode::requeue)) say(code, next);
     const double until = steady_seconds() + next.delay_seconds;
-    while (steady_seconds() < until && !relay_.interrupted())
+    while (steady_seconds() < until && !relay_.stop_asked())
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     return next.again && !relay_.interrupted();
   }

@@ -7,10 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstring>
 #include <thread>
 
@@ -91,16 +93,19 @@ bool read_some(int file, std::string& text) {
 }
 
 // Reads both streams until the child has closed them; false when that takes too long.
-bool read_all(const Pipe& out, const Pipe& err, double patience_seconds, Captured& captured) {
+bool read_all(const Pipe& out, const Pipe& err, double patience_seconds,
+              const std::function<bool()>& give_up, Captured& captured) {
   using std::chrono::steady_clock;
+  constexpr std::int64_t longest_poll = 100;  // milliseconds
   const auto end = steady_clock::now() + std::chrono::duration<double>(patience_seconds);
   std::array<pollfd, 2> files{{{out.reader(), POLLIN, 0}, {err.reader(), POLLIN, 0}}};
   const std::array<std::string*, 2> texts{&captured.output, &captured.error};
   while (files[0].fd >= 0 || files[1].fd >= 0) {
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(end - steady_clock::now());
-    if (left.count() <= 0) return false;
-    ::poll(files.data(), files.size(), static_cast<int>(left.count()) + 1);
+    if (left.count() <= 0 || (give_up && give_up())) return false;
+    ::poll(files.data(), files.size(),
+           static_cast<int>(std::min<std::int64_t>(left.count() + 1, longest_poll)));
     for (std::size_t i = 0; i < files.size(); ++i) {
       const bool ready = files[i].fd >= 0 && files[i].revents != 0;
       if (ready && !read_some(files[i].fd, *texts[i])) files[i].fd = -1;  // poll passes over it
@@ -131,7 +136,8 @@ int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& wat
   return exit_code(status);
 }
 
-Captured capture_process(const ProcessSpec& spec, double patience_seconds) {
+Captured capture_process(const ProcessSpec& spec, double patience_seconds,
+                         const std::function<bool()>& give_up) {
   Pipe out, err;
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
@@ -144,7 +150,7 @@ Captured capture_process(const ProcessSpec& spec, double patience_seconds) {
   if (pid < 0) return {kNoSuchProgram, "", spec.command.front() + ": " + std::strerror(-pid)};
   out.close_writer();
   err.close_writer();
-  if (!read_all(out, err, patience_seconds, captured)) {
+  if (!read_all(out, err, patience_seconds, give_up, captured)) {
     ::kill(-pid, SIGKILL);
     captured.error += spec.command.front() + " did not answer in time";
   }

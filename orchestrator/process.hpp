@@ -24,7 +24,9 @@ struct Captured {
   std::string output, error;
 };
 // Runs it with an empty standard input and keeps what it wrote. One that takes longer than
-// `patience_seconds` is killed: code 137, and `error` says so.
-Captured capture_process(const ProcessSpec& spec, double patience_seconds);
+// `patience_seconds`, or until `give_up` says so (asked ten times a second), is killed: code 137,
+// and `error` says so.
+Captured capture_process(const ProcessSpec& spec, double patience_seconds,
+                         const std::function<bool()>& give_up = {});
 
 }  // namespace demist

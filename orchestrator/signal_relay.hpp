@@ -16,6 +16,11 @@ class SignalRelay {
   void operator()(int pid);  // several times a second, with the group's process id
   // A stage that saw the file first has ended before we looked again.
   void look_for_file() { stop_file_.look(); }
+  // For who waits for something else than the processes of a stage.
+  bool stop_asked() {
+    stop_file_.look_now_and_then();
+    return interrupted();
+  }
   bool interrupted() const { return signals_.requested() || stop_file_.found(); }
   bool ended() const { return ended_at_ > 0; }  // the processes were told to go at once
 

@@ -70,9 +70,10 @@ std::string advice(int code, const fs::path& logs) {
          "to go on from the last checkpoint, with fewer --ranks if it happens again";
 }
 
-Crew crew_for(const SupervisorOptions& options, const StageConfig& stage) {
+Crew crew_for(const SupervisorOptions& options, const StageConfig& stage,
+              const slurm::StopAsked& stop_asked) {
   const bool alone = !uses_all_ranks(stage);
-  if (options.allocation && !alone) return options.allocation->next();
+  if (options.allocation && !alone) return options.allocation->next(stop_asked);
   Crew crew;
   crew.ranks = crew.ranks_per_node = alone ? 1 : options.ranks;
   return crew;

@@ -26,8 +26,9 @@ struct SupervisorOptions {
 };
 
 // Who works in the attempt that begins now. In an allocation: on the nodes that still work; throws
-// Error(requeue) when those are too few.
-Crew crew_for(const SupervisorOptions& options, const StageConfig& stage);
+// Error(requeue) when those are too few, or a stop is asked for while Slurm gives no answer.
+Crew crew_for(const SupervisorOptions& options, const StageConfig& stage,
+              const slurm::StopAsked& stop_asked);
 // The command that runs one stage: the launcher for the ranks of a crew, the bare program for a
 // single rank of this machine.
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,

@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <sstream>
+#include <thread>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -17,19 +19,22 @@
 #include "orchestrator/events.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
+#include "orchestrator/progress.hpp"
 #include "orchestrator/stage_state.hpp"
 
 namespace demist::slurm {
 namespace {
 
-constexpr double kPatience = 60;  // seconds; a busy controller takes its time
+constexpr int kNoSuchQuery = 127;  // as of a shell
 
-std::string ask(const std::vector<std::string>& command) {
-  const Captured answer = capture_process({command, {}}, kPatience);
-  if (answer.code != 0)
-    throw EnvironmentError(join(command, " ") + ": " + answer.error +
-                           "; is Slurm's controller reachable from this node?");
-  return answer.output;
+std::string without_line_end(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+void sleep_until(double end, const StopAsked& stop_asked) {
+  while (steady_seconds() < end && !stop_asked())
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
 }
 
 std::string variable(const char* name) {
@@ -130,25 +135,49 @@ void add_bad_node(const fs::path& run_dir, const std::string& node, const std::s
   append_event(run_dir, "node_avoided", {{"node", node}, {"reason", reason}});
 }
 
-Allocation::Allocation(fs::path run_dir, const CrewRequest& request)
+Allocation::Allocation(fs::path run_dir, const CrewRequest& request, const QueryPatience& patience)
     : run_dir_(std::move(run_dir)),
       log_(variable("DEMIST_JOB_LOG")),
       request_(request),
+      patience_(patience),
       job_(variable("SLURM_JOB_ID")) {
   if (job_.empty())
     throw ConfigError(
         "--launcher srun works inside an allocation; use `demist submit`, or salloc first");
 }
 
-Crew Allocation::next() {
+// What it is asked has an answer: about this job, which runs, and about its nodes. None at all is
+// no answer, as of a controller that has only just started.
+std::string Allocation::ask(const std::vector<std::string>& query, const StopAsked& stop_asked) {
+  const double end = steady_seconds() + patience_.total;
+  double pause = patience_.first_pause, next_word = 0;
+  while (true) {
+    const Captured said = capture_process({query, {}}, patience_.answer, stop_asked);
+    std::string answer = without_line_end(said.output);
+    if (said.code == 0 && !answer.empty()) return answer;
+    const std::string problem = join(query, " ") + ": " +
+                                (said.code == 0 ? "an empty answer" : without_line_end(said.error));
+    if (stop_asked()) throw Error(ExitCode::requeue, "asked to stop; " + problem);
+    const double now = steady_seconds();
+    if (now >= end || said.code == kNoSuchQuery)
+      throw EnvironmentError(problem + "; is Slurm's controller reachable from this node?");
+    if (now >= next_word) {
+      log::warning(problem + "; asking again for " + format_duration(end - now));
+      next_word = now + patience_.between_words;
+    }
+    sleep_until(std::min(end, now + pause), stop_asked);
+    pause = std::min(2 * pause, patience_.longest_pause);
+  }
+}
+
+Crew Allocation::next(const StopAsked& stop_asked) {
   std::error_code absent;
   log_begin_ = log_.empty() ? 0 : fs::file_size(log_, absent);
   if (absent) log_begin_ = 0;
   // Not SLURM_JOB_NODELIST: Slurm takes dead nodes out of the job, the variable keeps them.
-  std::string names = ask({"squeue", "-h", "-j", job_, "-o", "%N"});
-  while (!names.empty() && names.back() == '\n') names.pop_back();
+  const std::string names = ask({"squeue", "-h", "-j", job_, "-o", "%N"}, stop_asked);
   const std::vector<Node> nodes =
-      parse_nodes(ask({"sinfo", "-h", "-N", "-n", names, "-o", "%N %T"}));
+      parse_nodes(ask({"sinfo", "-h", "-N", "-n", names, "-o", "%N %T"}, stop_asked));
   for (const Node& node : nodes)
     if (has_failed(node.state)) add_bad_node(run_dir_, node.name, "Slurm calls it " + node.state);
   return choose_crew(nodes, read_bad_nodes(run_dir_), request_);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -45,19 +46,36 @@ std::set<std::string> read_bad_nodes(const std::filesystem::path& run_dir);
 void add_bad_node(const std::filesystem::path& run_dir, const std::string& node,
                   const std::string& reason);
 
+// How long a controller is asked again that is busy, restarts or cannot be reached; in seconds.
+struct QueryPatience {
+  double answer = 60;  // for one answer
+  double total = 900;  // for all tries: a restart with an update of its database takes minutes
+  double first_pause = 1, longest_pause = 30;  // between tries; each twice as long as the last
+  double between_words = 60;                   // of warnings
+};
+
+// Whether somebody asks for a stop meanwhile.
+using StopAsked = std::function<bool()>;
+
 // The allocation that this process runs in.
 class Allocation {
  public:
   // Throws ConfigError outside of an allocation.
-  Allocation(std::filesystem::path run_dir, const CrewRequest& request);
-  Crew next();  // for the attempt that begins now
+  Allocation(std::filesystem::path run_dir, const CrewRequest& request,
+             const QueryPatience& patience = {});
+  // For the attempt that begins now. Throws Error(requeue) when nodes are too few or a stop is
+  // asked for, EnvironmentError when Slurm gives no answer.
+  Crew next(const StopAsked& stop_asked);
   // Remembers nodes that made it fail: at once those that Slurm gave up, and after two attempts in
   // a row one whose rank was the first to be killed by a signal.
   void ended(int code);
 
  private:
+  std::string ask(const std::vector<std::string>& query, const StopAsked& stop_asked);
+
   std::filesystem::path run_dir_, log_;  // log_: where srun's messages go; empty: unknown
   CrewRequest request_;
+  QueryPatience patience_;
   std::string job_;
   std::uintmax_t log_begin_ = 0;  // bytes that were there before the attempt
   std::string suspect_;           // of the last attempt

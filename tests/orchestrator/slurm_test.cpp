@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -323,6 +324,74 @@ TEST(Allocation, CrewsAreTheNodesThatWork) {
     EXPECT_EQ(error.code(), ExitCode::requeue);
     EXPECT_NE(std::string(error.what()).find("n2, n3, n6"), std::string::npos) << error.what();
   }
+}
+
+// With a squeue and a sinfo that are scripts.
+class AllocationQueries : public testing::Test {
+ protected:
+  AllocationQueries() {
+    ::setenv("SLURM_JOB_ID", "7", 1);
+    ::setenv("PATH", (folder_.path().string() + ":" + path_).c_str(), 1);
+    tool("sinfo", "echo n1 allocated; echo n2 allocated");
+    patience_.first_pause = patience_.longest_pause = 0.01;
+  }
+  ~AllocationQueries() override {
+    ::unsetenv("SLURM_JOB_ID");
+    ::setenv("PATH", path_.c_str(), 1);
+  }
+  void tool(const std::string& name, const std::string& body) const {
+    const fs::path file = folder_.path() / name;
+    atomic_write(file, "#!/bin/sh\ncd '" + folder_.path().string() + "'\n" + body + "\n");
+    fs::permissions(file, fs::perms::owner_all);
+  }
+  Crew next(const StopAsked& stop_asked) const {
+    return Allocation(folder_.path(), {1, 1, 1}, patience_).next(stop_asked);
+  }
+  std::size_t tries() const { return read_file(folder_.path() / "tries").size() / 2; }
+
+  const test::TemporaryFolder folder_;
+  const std::string path_ = std::getenv("PATH");
+  QueryPatience patience_;
+};
+
+TEST_F(AllocationQueries, AControllerThatComesBackIsWaitedFor) {
+  tool("squeue",
+       "echo x >> tries\n"
+       "case $(wc -l < tries) in 1 | 2) echo 'Unable to contact slurm controller' >&2; exit 1;;\n"
+       "3) ;; *) echo 'n[1-2]';; esac");
+  EXPECT_EQ(next([] { return false; }).nodes.size(), 2U);
+  EXPECT_EQ(tries(), 4U) << "an empty answer is none";
+  EXPECT_GE(QueryPatience{}.total, 600);
+}
+
+TEST_F(AllocationQueries, PatienceEnds) {
+  tool("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1");
+  patience_.total = 0.1;
+  EXPECT_THROW(next([] { return false; }), EnvironmentError);
+  // Where there is no such program no time is lost.
+  patience_ = {};
+  ::setenv("PATH", folder_.path().c_str(), 1);
+  fs::remove(folder_.path() / "squeue");
+  EXPECT_THROW(next([] { return false; }), EnvironmentError);
+}
+
+TEST_F(AllocationQueries, ARequestToStopIsHeardMeanwhile) {
+  tool("squeue", "echo x >> tries; echo 'Unable to contact slurm controller' >&2; exit 1");
+  patience_ = {};
+  patience_.first_pause = patience_.longest_pause = 3600;
+  patience_.total = 7200;
+  const auto tried = [&] { return fs::exists(folder_.path() / "tries"); };
+  try {
+    next(tried);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::requeue);
+  }
+  // Also by a query that hangs.
+  tool("squeue", "echo x >> tries; sleep 3600");
+  patience_.answer = 3600;
+  fs::remove(folder_.path() / "tries");
+  EXPECT_THROW(next(tried), Error);
 }
 
 TEST(Allocation, ADrainedNodeHasNotFailed) {
