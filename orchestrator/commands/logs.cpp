@@ -34,6 +34,36 @@ void follow(const fs::path& run, const fs::path& file) {
   }
 }
 
+fs::path log_wanted(const fs::path& run, const Options& options) {
+  if (options.has("rank")) return slurm::rank_log(run, options.integer("rank", 0, 0));
+  if (options.has("errors"))
+    return slurm::first_failure(run, slurm::inspect_run(run).facts.events.started).log;
+  return slurm::main_log(run);
+}
+
+// A job that is queued has no log yet. Returns when there is one, or the run is over.
+fs::path wait_for_log(const fs::path& run, const Options& options) {
+  using std::chrono::steady_clock;
+  auto next_look = steady_clock::now();
+  std::string last;
+  while (true) {
+    fs::path file = log_wanted(run, options);
+    if (fs::exists(file)) return file;
+    if (steady_clock::now() >= next_look) {
+      const slurm::Inspection found = slurm::inspect_run(run);
+      const slurm::RunState state = slurm::judge(found.facts);
+      if (state.is_over()) return log_wanted(run, options);
+      const std::string now = slurm::describe(state, found.facts);
+      if (now != last)
+        std::fprintf(stderr, "there is no %s yet; waiting for it: %s\n",
+                     found.jobs.empty() ? file.c_str() : "log", now.c_str());
+      last = now;
+      next_look = steady_clock::now() + std::chrono::seconds(5);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  }
+}
+
 }  // namespace
 
 int logs(const Arguments& arguments, const mpi::Comm&) {
@@ -44,16 +74,13 @@ int logs(const Arguments& arguments, const mpi::Comm&) {
       .value("rank", "N", "the log of this rank")
       .flag("errors", "the last lines of the rank that failed first")
       .value("lines", "N", "lines from the end; 0: all; default: 50")
-      .flag("follow,f", "stay, and print what is appended until the run is over");
+      .flag("follow,f",
+            "stay, and print what is appended until the run is over; waits for a job that is "
+            "queued");
   if (!options.parse(arguments)) return 0;
   const fs::path run = slurm::find_run(options.positionals().front());
-  fs::path file;
-  if (options.has("rank"))
-    file = slurm::rank_log(run, options.integer("rank", 0, 0));
-  else if (options.has("errors"))
-    file = slurm::first_failure(run, slurm::inspect_run(run).facts.events.started).log;
-  else
-    file = slurm::main_log(run);
+  const bool waits = options.has("follow") && !options.has("errors");
+  const fs::path file = waits ? wait_for_log(run, options) : log_wanted(run, options);
   if (!fs::exists(file)) {
     if (options.has("errors")) throw ConfigError(run.string() + ": no log tells of an error");
     throw ConfigError(file.string() + " does not exist (yet)");

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "orchestrator/cli.hpp"
+#include "orchestrator/config.hpp"
+#include "orchestrator/run_folder.hpp"
+#include "orchestrator/slurm/queue.hpp"
+#include "tests/support/temporary_folder.hpp"
+
+namespace demist {
+namespace {
+
+// Commands that ask a Slurm which is a few scripts.
+class ClusterCommands : public testing::Test {
+ protected:
+  ClusterCommands() {
+    fs::create_directories(bin_);
+    ::setenv("PATH", (bin_.string() + ":" + path_).c_str(), 1);
+  }
+  ~ClusterCommands() override { ::setenv("PATH", path_.c_str(), 1); }
+
+  void tool(const std::string& name, const std::string& body) const {
+    atomic_write(bin_ / name, "#!/bin/sh\ncd '" + folder_.path().string() + "'\n" + body + "\n");
+    fs::permissions(bin_ / name, fs::perms::owner_all);
+  }
+  static std::string output(const cli::Arguments& arguments) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(cli::run(cli::find_command(arguments), arguments, mpi::Comm()), 0);
+    return testing::internal::GetCapturedStdout();
+  }
+
+  const test::TemporaryFolder folder_;
+  const fs::path bin_ = folder_.path() / "bin", run_ = folder_.path() / "run";
+  const std::string path_ = std::getenv("PATH"),
+                    recipe_ = std::string(DEMIST_SOURCE_DIR) + "/configs/tiny.textproto";
+};
+
+TEST_F(ClusterCommands, LogsOfAQueuedJobAreWaitedFor) {
+  const RunConfig run = load_recipe(recipe_, {"run_dir=" + run_.string()});
+  fs::create_directories(run_ / "logs");
+  write_record(run);
+  slurm::append_job(run_, {"7", "", 1e9, run.hash, "", "2"});
+  // It waits; when asked again its log is there; then it has ended.
+  tool("squeue",
+       "echo x >> asked\n"
+       "state=COMPLETED\n"
+       "case $(wc -l < asked) in 1) state=PENDING;; 2) state=PENDING; echo words > "
+       "run/logs/job-7.log;; esac\n"
+       "echo \"7|$state|Resources|0||N/A|(null)|\"");
+  tool("sacct", "exit 1");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(output({"logs", run_.string(), "--follow"}), "words\n");
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("waiting for it: QUEUED (Resources)"), std::string::npos) << said;
+}
+
+TEST_F(ClusterCommands, LogsOfNothingAreNotWaitedFor) {
+  const RunConfig run = load_recipe(recipe_, {"run_dir=" + run_.string()});
+  fs::create_directories(run_);
+  write_record(run);
+  EXPECT_THROW(output({"logs", run_.string(), "--follow"}), ConfigError);
+  testing::internal::GetCapturedStdout();
+}
+
+}  // namespace
+}  // namespace demist
