@@ -16,12 +16,13 @@ int submit(const Arguments& arguments, const mpi::Comm&) {
   options.positional("RECIPE")
       .value("nodes", "N|MIN-MAX", "nodes; with a range, as many as there are; default: 1")
       .value("ntasks-per-node", "N", "ranks on each node; default: the profile's")
-      .value("time", "TIME", "time limit of a job, as 12:00:00; default: the profile's")
+      .value("time", "TIME",
+             "time limit of a job, as 12:00:00 or 2-00:00:00; default: the profile's")
       .value("cluster", "PROFILE", "file or name of a cluster profile; default: \"default\"")
       .value("stages", "HOW", "one: all stages in one job (default); jobs: dependent jobs")
       .value("chain", "N", "N jobs one after another, for clusters that do not requeue")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
-      .flag("dry-run", "print the batch script and exit");
+      .flag("dry-run", "print the batch scripts and the sbatch commands, in their order, and exit");
   if (!options.parse(arguments)) return 0;
   Launch launch;
   launch.recipe = find_recipe(options.positionals().front()).string();

@@ -27,21 +27,6 @@ bool is_number(std::string_view text) {
   return !text.empty() && text.find_first_not_of(kDigits) == std::string_view::npos;
 }
 
-// [days-]a[:b[:c]]
-bool is_time(std::string_view text) {
-  if (const auto dash = text.find('-'); dash != std::string_view::npos) {
-    if (!is_number(text.substr(0, dash))) return false;
-    text.remove_prefix(dash + 1);
-  }
-  for (int part = 0; part < 3; ++part) {
-    const auto colon = text.find(':');
-    if (!is_number(text.substr(0, colon))) return false;
-    if (colon == std::string_view::npos) return true;
-    text.remove_prefix(colon + 1);
-  }
-  return false;
-}
-
 // -x... or --x..., on one line.
 bool is_option(std::string_view text) {
   if (!text.starts_with('-')) return false;
@@ -109,8 +94,8 @@ class Parsed {
 
 void check(const Parsed& parsed) {
   const Cluster& c = parsed.message();
-  parsed.require(c.time().empty() || is_time(c.time()), "time", shown(c.time()) + " is no time",
-                 R"(write "12:00:00" or "2-00:00:00")");
+  parsed.require(c.time().empty() || is_time_limit(c.time()), "time",
+                 shown(c.time()) + " is no time", R"(write "12:00:00" or "2-00:00:00")");
   parsed.require(!c.has_ntasks_per_node() || c.ntasks_per_node() > 0, "ntasks_per_node",
                  "must be at least 1", "give the number of ranks a node");
   parsed.require(!c.has_cpus_per_task() || c.cpus_per_task() > 0, "cpus_per_task",
@@ -176,6 +161,21 @@ std::vector<fs::path> folders() {
 }
 
 }  // namespace
+
+// [days-]a[:b[:c]]
+bool is_time_limit(std::string_view text) {
+  if (const auto dash = text.find('-'); dash != std::string_view::npos) {
+    if (!is_number(text.substr(0, dash))) return false;
+    text.remove_prefix(dash + 1);
+  }
+  for (int part = 0; part < 3; ++part) {
+    const auto colon = text.find(':');
+    if (!is_number(text.substr(0, colon))) return false;
+    if (colon == std::string_view::npos) return true;
+    text.remove_prefix(colon + 1);
+  }
+  return false;
+}
 
 Profile parse_profile(const std::string& text, const std::string& file) {
   const Parsed parsed(text, file);

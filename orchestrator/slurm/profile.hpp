@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace demist::slurm {
@@ -20,6 +21,10 @@ struct Profile {
   int stop_seconds = 300;
   int max_requeues = 50;
 };
+
+// Whether sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+// days-hours:minutes or days-hours:minutes:seconds.
+bool is_time_limit(std::string_view text);
 
 // Text that came from `file`. Throws ConfigError("file:line:column: field: problem; remedy").
 Profile parse_profile(const std::string& text, const std::string& file);

@@ -39,11 +39,19 @@ bool needs_nodes(const StageConfig& stage) {
          !std::holds_alternative<TokenizerStage>(stage.work);
 }
 
+std::string time_asked_for(const Submission& asked) {
+  if (!is_time_limit(asked.time))
+    throw ConfigError("--time " + asked.time + ": is no time limit; write minutes (\"90\"), " +
+                      "\"minutes:seconds\", \"12:00:00\" (hours first), \"2-12\" (days-hours), " +
+                      "\"2-12:00\" or \"2-12:00:00\"");
+  return asked.time;
+}
+
 JobPlan base_plan(const RunConfig& run, const Launch& launch) {
   const Submission& asked = *launch.submission;
   JobPlan plan;
   plan.profile = find_profile(asked.cluster);
-  if (!asked.time.empty()) plan.profile.time = asked.time;
+  if (!asked.time.empty()) plan.profile.time = time_asked_for(asked);
   plan.name = run.name;
   plan.recipe_hash = run.hash;
   plan.run_dir = run.run_dir.string();
@@ -105,7 +113,8 @@ std::vector<Job> live_jobs(const RunConfig& run) {
   return live;
 }
 
-Job send(const Planned& planned, const std::string& previous) {
+// `previous`: the job before, if there is one.
+std::vector<std::string> sbatch_command(const Planned& planned, const std::string& previous) {
   std::vector<std::string> command{"sbatch", "--parsable"};
   if (!planned.dependency.empty() && !previous.empty()) {
     command.push_back("--dependency=" + planned.dependency + ":" + previous);
@@ -113,6 +122,11 @@ Job send(const Planned& planned, const std::string& previous) {
     command.emplace_back("--kill-on-invalid-dep=yes");
   }
   command.push_back(planned.script.string());
+  return command;
+}
+
+Job send(const Planned& planned, const std::string& previous) {
+  const std::vector<std::string> command = sbatch_command(planned, previous);
   constexpr double patience = 120;  // seconds
   const Captured said = capture_process({command, {}}, patience);
   if (said.code != 0)
@@ -152,6 +166,7 @@ void refuse_other_recipe(const RunConfig& run, const std::vector<Job>& live) {
                         "folder with --set run_dir=...");
 }
 
+// The scripts, and how they would be submitted, one after another.
 void show(const std::vector<Planned>& jobs) {
   std::string shown;
   for (const Planned& job : jobs) {
@@ -159,6 +174,9 @@ void show(const std::vector<Planned>& jobs) {
     shown = job.script;
     std::printf("### %s\n%s", job.script.c_str(), job_script(job.plan).c_str());
   }
+  std::printf("### %zu job%s:\n", jobs.size(), jobs.size() == 1 ? "" : "s");
+  for (const Planned& job : jobs)
+    std::printf("### %s\n", join(sbatch_command(job, "<id of the job before>"), " ").c_str());
 }
 
 }  // namespace

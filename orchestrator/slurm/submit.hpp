@@ -7,8 +7,8 @@
 namespace demist::slurm {
 
 // Submits the run's jobs and says what to do next; with live jobs of the same recipe it only names
-// them. dry_run: prints the scripts. REQUIRES: launch.submission. Throws ConfigError,
-// EnvironmentError.
+// them. dry_run: prints the scripts and the commands. REQUIRES: launch.submission. Throws
+// ConfigError, EnvironmentError.
 int submit(Launch launch, bool dry_run);
 
 }  // namespace demist::slurm

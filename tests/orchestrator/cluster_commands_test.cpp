@@ -32,12 +32,54 @@ class ClusterCommands : public testing::Test {
     EXPECT_EQ(cli::run(cli::find_command(arguments), arguments, mpi::Comm()), 0);
     return testing::internal::GetCapturedStdout();
   }
+  cli::Arguments submit(const cli::Arguments& options) const {
+    cli::Arguments all{
+        "submit", recipe_, "--cluster", profile_, "--dry-run", "--set", "run_dir=" + run_.string()};
+    all.insert(all.end(), options.begin(), options.end());
+    return all;
+  }
 
   const test::TemporaryFolder folder_;
   const fs::path bin_ = folder_.path() / "bin", run_ = folder_.path() / "run";
   const std::string path_ = std::getenv("PATH"),
-                    recipe_ = std::string(DEMIST_SOURCE_DIR) + "/configs/tiny.textproto";
+                    recipe_ = std::string(DEMIST_SOURCE_DIR) + "/configs/tiny.textproto",
+                    profile_ = std::string(DEMIST_SOURCE_DIR) + "/slurm/local.textproto";
 };
+
+TEST_F(ClusterCommands, ADryRunShowsEveryJobInItsOrder) {
+  const std::string script = run_.string() + "/submit";
+  const auto later = [](const std::string& how, const std::string& file) {
+    return "### sbatch --parsable --dependency=" + how +
+           ":<id of the job before> --kill-on-invalid-dep=yes " + file + "\n";
+  };
+  EXPECT_TRUE(
+      output(submit({})).ends_with("### 1 job:\n### sbatch --parsable " + script + ".sh\n"));
+  EXPECT_TRUE(output(submit({"--chain", "3"}))
+                  .ends_with("### 3 jobs:\n### sbatch --parsable " + script + ".sh\n" +
+                             later("afterany", script + ".sh") +
+                             later("afterany", script + ".sh")));
+  const std::string stages = output(submit({"--stages", "jobs"}));
+  EXPECT_NE(stages.find("### 5 jobs:\n### sbatch --parsable " + script + "-tokenizer.sh\n" +
+                        later("afterok", script + "-corpus.sh") +
+                        later("afterok", script + "-pretrain.sh")),
+            std::string::npos)
+      << stages;
+}
+
+TEST_F(ClusterCommands, ATimeThatSlurmWouldRefuseIsRefused) {
+  for (const char* right : {"90", "90:30", "12:00:00", "2-12", "2-12:00", "2-12:00:00"})
+    EXPECT_NE(output(submit({"--time", right})).find("#SBATCH --time=" + std::string(right) + "\n"),
+              std::string::npos);
+  for (const char* wrong : {"nonsense", "1h", "1:2:3:4", "2-", "1-2:3:4:5", "12:", "1.5"}) {
+    try {
+      output(submit({"--time", wrong}));
+      FAIL() << wrong;
+    } catch (const ConfigError& error) {
+      testing::internal::GetCapturedStdout();
+      EXPECT_TRUE(std::string(error.what()).starts_with("--time " + std::string(wrong)));
+    }
+  }
+}
 
 TEST_F(ClusterCommands, LogsOfAQueuedJobAreWaitedFor) {
   const RunConfig run = load_recipe(recipe_, {"run_dir=" + run_.string()});
