@@ -93,6 +93,14 @@ void AttemptWatch::look(int launcher) {
   if (finding->kind != Finding::Kind::died) ::kill(finding->pulse.process, SIGKILL);
 }
 
+Pulse AttemptWatch::last_pulse(int process) const {
+  for (const auto& [name, reader] : observer_.ranks())
+    if (Pulse pulse = reader.read(); pulse.process == process) return pulse;
+  Pulse unknown;
+  unknown.process = process;
+  return unknown;
+}
+
 // Open MPI 4.1's mpirun may wait for itself for ever when a rank dies while it connects (a lock in
 // PMIx's clean-up; seen once in 750 kills). On other machines ranks have a parent, and here mpirun
 // has a child for each of these: then it is not alone.

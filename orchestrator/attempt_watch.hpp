@@ -15,6 +15,8 @@ class AttemptWatch {
   // ranks of this machine when one of them died or hangs: the others would wait for its end, and
   // mpirun for theirs. Ends a launcher that outlives its last rank.
   void look(int launcher);
+  // What that process was last seen at. Of one without a heartbeat: nothing, at the start.
+  Pulse last_pulse(int process) const;
 
  private:
   std::optional<Finding> find_silent(int launcher);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -19,6 +20,9 @@ namespace demist {
 namespace {
 
 constexpr int kDiedOfSignal = 128;  // plus the signal's number
+
+// Not each: launchers have codes of their own above 128.
+bool is_signal(int code) { return code > kDiedOfSignal && code < kDiedOfSignal + NSIG; }
 
 class StageAttempts {
  public:
@@ -44,6 +48,7 @@ class StageAttempts {
   int attempt() {
     ++number_;
     cause_.reset();
+    killed_.clear();
     clear_exit_records(run_.run_dir, stage_.name);
     const WatchedStage watched{
         run_.run_dir, stage_.name,
@@ -60,12 +65,19 @@ class StageAttempts {
     Patience patience;
     patience.factor = run_.recovery.hang_factor;
     AttemptWatch watch(watched, patience);
+    int process = 0;
     const int code = run_process(spec, [&](int pid) {
+      process = pid;
       relay_(pid);
       if (!relay_.ended()) watch.look(pid);
     });
     relay_.look_for_file();
     if (!crew.nodes.empty()) options_.allocation->ended(code);
+    const bool is_rank = spec.command.front() == program;
+    if (is_signal(code) && !relay_.ended() && !relay_.interrupted() &&
+        !first_cause(run_.run_dir, stage_.name))
+      killed_ = is_rank ? record_killed(watched, watch.last_pulse(process), code - kDiedOfSignal)
+                        : "a rank, or what started it, " + describe_signal(code - kDiedOfSignal);
     return code;
   }
 
@@ -116,13 +128,20 @@ class StageAttempts {
       fields["rank"] = cause_->rank;
       fields["host"] = cause_->host;
       fields["cause"] = cause_->message;
+    } else if (!killed_.empty()) {
+      fields["cause"] = killed_;
     }
     append_event(run_.run_dir, "attempt_ended", fields);
   }
 
   void say(int code, const RestartPolicy::Decision& next) const {
     std::string text = "stage " + stage_.name + ", attempt " + std::to_string(number_) + ": ";
-    text += cause_ ? cause_->message : "its processes ended with code " + std::to_string(code);
+    if (cause_)
+      text += cause_->message;
+    else if (!killed_.empty())
+      text += killed_;
+    else
+      text += "its processes ended with code " + std::to_string(code);
     if (next.again) text += "; going on from the last checkpoint";
     if (next.delay_seconds > 0) text += " in " + format_duration(next.delay_seconds);
     if (next.again && next.ranks < options_.ranks && !options_.allocation)
@@ -137,6 +156,7 @@ class StageAttempts {
   RestartPolicy policy_;
   int number_ = 0;
   std::optional<ExitRecord> cause_;
+  std::string killed_;  // without a cause: how its processes were, if a signal did it; else empty
 };
 
 }  // namespace

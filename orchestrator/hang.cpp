@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
 
 namespace demist {
 namespace {
@@ -25,12 +27,22 @@ std::string where(const Pulse& pulse) {
   return text;
 }
 
+std::string name_of(const Pulse& pulse, const std::string& host) {
+  return "rank " + std::to_string(pulse.rank) + " (process " + std::to_string(pulse.process) +
+         " on " + host + ")";
+}
+
+std::string describe_signal(int signal, const std::string& where) {
+  std::string text =
+      "was killed by signal " + std::to_string(signal) + " (" + ::strsignal(signal) + ")";
+  if (!where.empty()) text += " in " + where;
+  return signal == SIGKILL ? text + ", for want of memory perhaps" : text;
+}
+
 std::string describe(const Finding& finding, const std::string& host) {
   const Pulse& pulse = finding.pulse;
   const bool died = finding.kind == Finding::Kind::died;
-  std::string text = "rank " + std::to_string(pulse.rank) + " (process " +
-                     std::to_string(pulse.process) + " on " +
-                     (pulse.host.empty() ? host : pulse.host) + ") ";
+  std::string text = name_of(pulse, pulse.host.empty() ? host : pulse.host) + " ";
   text += died ? "died in " : "stands still: ";
   text += where(pulse);
   if (died) return text + "; it was killed, for want of memory perhaps, or crashed";

@@ -74,6 +74,16 @@ void say(const std::string& message) {
   (void)!::write(STDERR_FILENO, line.data(), line.size());
 }
 
+ordered_json fields_of(const WatchedStage& stage, const Pulse& pulse, const std::string& host) {
+  return {{"stage", stage.stage},
+          {"rank", pulse.rank},
+          {"host", host},
+          {"process", pulse.process},
+          {"phase", name_of(pulse.phase)},
+          {"call", pulse.call},
+          {"step", pulse.step}};
+}
+
 }  // namespace
 
 fs::path heartbeat_folder(const fs::path& run_dir) {
@@ -154,13 +164,7 @@ std::string record_finding(const WatchedStage& stage, const Finding& finding) {
   const bool died = finding.kind == Finding::Kind::died;
   // A rank that ended with an error of its own makes the launcher kill the others.
   if (died && first_cause(stage.run_dir, stage.stage)) return message;
-  ordered_json fields{{"stage", stage.stage},
-                      {"rank", pulse.rank},
-                      {"host", host},
-                      {"process", pulse.process},
-                      {"phase", name_of(pulse.phase)},
-                      {"call", pulse.call},
-                      {"step", pulse.step}};
+  ordered_json fields = fields_of(stage, pulse, host);
   if (!died) {
     fields["seconds"] = finding.seconds;
     fields["limit"] = finding.limit;
@@ -172,21 +176,20 @@ std::string record_finding(const WatchedStage& stage, const Finding& finding) {
   return message;
 }
 
+std::string record_killed(const WatchedStage& stage, const Pulse& pulse, int signal) {
+  const std::string host = host_name();
+  append_event(stage.run_dir, "rank_died", fields_of(stage, pulse, host));
+  return name_of(pulse, host) + " " + describe_signal(signal, where(pulse));
+}
+
 std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,
                            const std::string& trouble) {
   const std::string host = host_name();
-  const std::string message = "rank " + std::to_string(pulse.rank) + " (process " +
-                              std::to_string(pulse.process) + " on " + host +
-                              ") lost its connections in " + where(pulse) + ": " + trouble;
-  append_event(stage.run_dir, "connection_lost",
-               ordered_json{{"stage", stage.stage},
-                            {"rank", pulse.rank},
-                            {"host", host},
-                            {"process", pulse.process},
-                            {"phase", name_of(pulse.phase)},
-                            {"call", pulse.call},
-                            {"step", pulse.step},
-                            {"problem", trouble}});
+  const std::string message =
+      name_of(pulse, host) + " lost its connections in " + where(pulse) + ": " + trouble;
+  ordered_json fields = fields_of(stage, pulse, host);
+  fields["problem"] = trouble;
+  append_event(stage.run_dir, "connection_lost", fields);
   write_exit_record(stage.run_dir, {unix_seconds(), stage.stage, pulse.rank, host,
                                     ExitCode::suspect, message, true});
   return message;

@@ -68,6 +68,10 @@ class RankObserver {
 // already. Returns the message for people.
 std::string record_finding(const WatchedStage& stage, const Finding& finding);
 
+// The same for the only rank of a stage, a child of ours that was killed by a signal: no record,
+// for the exit code says it.
+std::string record_killed(const WatchedStage& stage, const Pulse& pulse, int signal);
+
 // The same for a connection of this rank through which nothing will come any more (event
 // `connection_lost`). Some other rank is the cause, so its record goes before.
 std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,

@@ -4,6 +4,7 @@
 
 usage: failures.py DEMIST CONFIGS
 """
+import os
 import pathlib
 import signal
 import sys
@@ -53,6 +54,35 @@ def disturbed(binary, configs, root):
     return run.hash()
 
 
+def lone(binary, configs, root):
+    """A rank that is alone is a child of `demist run`: nobody else sees it die."""
+    run = make(binary, configs, root / "lone", "parallel.ranks=1", "stages.pretrain.steps=100000")
+    run.start().wait_for_steps(5)
+    [rank] = children(run.process.pid)
+    send(rank, signal.SIGKILL)
+    run.wait_for(run.failures)
+    run.stop()
+    [died], [ended], output = run.events("rank_died"), run.failures(), run.output()
+    check_event(died, 0)
+    run.expect(died["process"] == rank, f"wrong: {died}")
+    what = f"rank 0 (process {rank} on {died['host']}) was killed by signal 9 (Killed)"
+    run.expect(ended["cause"].startswith(what) and ended["code"] == 137, f"wrong: {ended}")
+    run.expect(what in output and "going on" in output, "it does not say who died")
+
+
+def unseen(binary, configs, root):
+    """A launcher may only tell that somebody died of a signal."""
+    launcher = root / "bin" / "mpirun"
+    launcher.parent.mkdir()
+    launcher.write_text("#!/bin/sh\nexit 139\n")
+    launcher.chmod(0o755)
+    run = Run(binary, configs, root / "unseen", "parallel.ranks=2", "recovery.attempts=1",
+              PATH=f"{launcher.parent}:{os.environ['PATH']}")
+    output = run.start().finish(139)
+    run.expect("was killed by signal 11 (Segmentation fault)" in output, "it does not say of what they died")
+    run.expect("signal 11" in run.failures()[0]["cause"] and not run.events("rank_died"), "nobody knows who died")
+
+
 def bad_steps(binary, configs, root):
     """Steps that count as bad are skipped and gone back from alike on any ranks, and after crashes on the way."""
     settings = ("stages.pretrain.steps=60", "checkpoint.every_steps=5", "checkpoint.keep_last=3")
@@ -98,6 +128,8 @@ def main():
         root = pathlib.Path(folder)
         expected = undisturbed(binary, configs, root)
         expect(disturbed(binary, configs, root) == expected, "the hashes differ")
+        lone(binary, configs, root)
+        unseen(binary, configs, root)
         bad_steps(binary, configs, root)
         hopeless(binary, configs, root)
 

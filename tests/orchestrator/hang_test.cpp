@@ -184,5 +184,11 @@ TEST(Hang, MayBeSwitchedOff) {
   EXPECT_TRUE(machine.run(1)) << "the dead are still found";
 }
 
+TEST(Hang, SignalsAreToldInWords) {
+  EXPECT_EQ(describe_signal(9, "forward of step 41"),
+            "was killed by signal 9 (Killed) in forward of step 41, for want of memory perhaps");
+  EXPECT_EQ(describe_signal(11), "was killed by signal 11 (Segmentation fault)");
+}
+
 }  // namespace
 }  // namespace demist
