@@ -123,7 +123,7 @@ class LocalCluster:
                                    f"--socket={self.munge}/socket", f"--pid-file={self.munge}/pid",
                                    f"--log-file={self.munge}/log", f"--seed-file={self.munge}/seed"])
             self._wait(lambda: (self.munge / "socket").exists(), "munged")
-            self._start("slurmctld", ["slurmctld", "-D", "-c"])
+            self._start("slurmctld", ["slurmctld", "-D", "-c"])  # -c: from nothing
             for node in self.nodes:
                 self.start_node(node)
             self._wait(lambda: set(self.states().values()) == {"idle"}, "nodes")
@@ -154,6 +154,10 @@ class LocalCluster:
         command = ["setpriv", "--pdeathsig", "KILL", *command]  # it must not outlive us, however we end
         self.daemons[name] = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                                               stderr=log, start_new_session=True)
+
+    def start_controller(self):
+        """After kill("slurmctld"): it knows what it knew."""
+        self._start("slurmctld", ["slurmctld", "-D"])
 
     def start_node(self, node):
         self._start(node, ["slurmd", "-D", "-N", node])

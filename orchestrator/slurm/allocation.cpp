@@ -170,14 +170,27 @@ std::string Allocation::ask(const std::vector<std::string>& query, const StopAsk
   }
 }
 
+// A controller that has just started takes a few seconds to hear from its nodes.
+std::vector<Node> Allocation::known_nodes(const std::string& names, const StopAsked& stop_asked) {
+  const double end = steady_seconds() + patience_.unknown;
+  while (true) {
+    std::vector<Node> nodes =
+        parse_nodes(ask({"sinfo", "-h", "-N", "-n", names, "-o", "%N %T"}, stop_asked));
+    const bool all_known = std::none_of(
+        nodes.begin(), nodes.end(), [](const Node& node) { return node.state.starts_with("unk"); });
+    const double now = steady_seconds();
+    if (all_known || now >= end || stop_asked()) return nodes;
+    sleep_until(std::min(end, now + patience_.first_pause), stop_asked);
+  }
+}
+
 Crew Allocation::next(const StopAsked& stop_asked) {
   std::error_code absent;
   log_begin_ = log_.empty() ? 0 : fs::file_size(log_, absent);
   if (absent) log_begin_ = 0;
   // Not SLURM_JOB_NODELIST: Slurm takes dead nodes out of the job, the variable keeps them.
   const std::string names = ask({"squeue", "-h", "-j", job_, "-o", "%N"}, stop_asked);
-  const std::vector<Node> nodes =
-      parse_nodes(ask({"sinfo", "-h", "-N", "-n", names, "-o", "%N %T"}, stop_asked));
+  const std::vector<Node> nodes = known_nodes(names, stop_asked);
   for (const Node& node : nodes)
     if (has_failed(node.state)) add_bad_node(run_dir_, node.name, "Slurm calls it " + node.state);
   return choose_crew(nodes, read_bad_nodes(run_dir_), request_);

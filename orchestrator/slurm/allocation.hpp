@@ -52,6 +52,7 @@ struct QueryPatience {
   double total = 900;  // for all tries: a restart with an update of its database takes minutes
   double first_pause = 1, longest_pause = 30;  // between tries; each twice as long as the last
   double between_words = 60;                   // of warnings
+  double unknown = 60;  // while it answers, but does not know yet how its nodes are
 };
 
 // Whether somebody asks for a stop meanwhile.
@@ -72,6 +73,7 @@ class Allocation {
 
  private:
   std::string ask(const std::vector<std::string>& query, const StopAsked& stop_asked);
+  std::vector<Node> known_nodes(const std::string& names, const StopAsked& stop_asked);
 
   std::filesystem::path run_dir_, log_;  // log_: where srun's messages go; empty: unknown
   CrewRequest request_;

@@ -364,6 +364,20 @@ TEST_F(AllocationQueries, AControllerThatComesBackIsWaitedFor) {
   EXPECT_GE(QueryPatience{}.total, 600);
 }
 
+TEST_F(AllocationQueries, NodesOfAControllerThatHasJustStartedAreWaitedFor) {
+  tool("squeue", "echo 'n[1-2]'");
+  tool("sinfo",
+       "echo x >> tries\n"
+       "case $(wc -l < tries) in 1) state=unknown;; 2) state='unknown*';; *) state=mixed;; esac\n"
+       "echo n1 $state; echo n2 mixed");
+  EXPECT_EQ(next([] { return false; }).nodes.size(), 2U);
+  EXPECT_EQ(tries(), 3U);
+  // One that stays unknown is done without.
+  tool("sinfo", "echo n1 unknown; echo n2 mixed");
+  patience_.unknown = 0.05;
+  EXPECT_EQ(next([] { return false; }).nodes, std::vector<std::string>{"n2"});
+}
+
 TEST_F(AllocationQueries, PatienceEnds) {
   tool("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1");
   patience_.total = 0.1;

@@ -118,7 +118,10 @@ def reference(run):
 def runs_on_four_nodes(run, expected):
     dry = run.submit("--nodes", 4, "--dry-run")
     expect("#SBATCH --nodes=4" in dry and not run.folder.exists(), "a dry run leaves traces")
+    run.cluster.run("sbatch", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
     run.submit("--nodes", 4)
+    follower = subprocess.Popen([run.program, "logs", run.folder, "--follow", "--lines", "0"], text=True,
+                                env=run.cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     again = run.submit("--nodes", 4)
     expect("submitted already" in again and len(run.jobs()) == 1, f"submitted twice:\n{again}")
     run.wait(lambda s: s["state"] == "TRAINING", "training", 90)
@@ -128,6 +131,8 @@ def runs_on_four_nodes(run, expected):
     expect("done already" in run.submit("--nodes", 4), "a finished run was submitted")
     run.wait_for_empty_queue()  # the run is done before its job is
     expect("ends with code 0: done" in run.demist("logs", run.folder), "the job's log lacks its end")
+    said, waited = follower.communicate(timeout=60)
+    expect("waiting for it: QUEUED" in waited and "stage pretrain" in said, f"{waited}{said}")
 
 
 def metrics(run):
@@ -165,6 +170,22 @@ def killed_rank_restarts(run):
     run.wait_for_steps()
     expect(starts(run)[-1][1] == 4, "it lost a node as well")
     expect(len(run.jobs()) == 1 and run.status()["jobs"][0]["restarts"] == 1, "not in the same allocation")
+
+
+def controller_restarts(run, cluster):
+    """While it is away a rank dies: nobody tells on which nodes to go on."""
+    before = len(starts(run))
+    cluster.kill("slurmctld", signal.SIGTERM)
+    os.kill(run.ranks()["node4"][0], signal.SIGKILL)
+    log = run.folder / "logs" / f"job-{run.jobs()[-1]}.log"
+    deadline = time.monotonic() + 180
+    while "asking again" not in log.read_text():
+        expect(time.monotonic() < deadline, f"it does not ask again:\n{run.story()}")
+        time.sleep(0.3)
+    cluster.start_controller()
+    run.wait(lambda s: len(starts(run)) > before and s["state"] == "TRAINING", "restart", 240)
+    run.wait_for_steps()
+    expect(len(run.jobs()) == 1 and len(run.events("job_start")) == 2, "not in the same allocation")
 
 
 def killed_node_shrinks(run, cluster):
@@ -297,6 +318,7 @@ def main():
         long = make("long", *constant_rate(1000000))  # on no machine is it done before it was disturbed enough
         test(time_limit_requeues, long)
         test(killed_rank_restarts, long)
+        test(controller_restarts, long, cluster)
         test(killed_node_shrinks, long, cluster)
         test(cancel_saves_and_resume_goes_on, long)
         test(preemption_requeues, long)
