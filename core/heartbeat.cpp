@@ -22,11 +22,13 @@ namespace demist {
 // own, so a reader that comes in between sees old and new values mixed, never a torn one.
 struct HeartbeatPage {
   using Word = std::atomic<std::uint64_t>;
-  static constexpr std::uint64_t kMagic = 0x3174616562747364;  // "dstbeat1": the layout's version
+  static constexpr std::uint64_t kMagic = 0x3274616562747364;  // "dstbeat2": the layout's version
   static constexpr std::size_t kCallWords = 4;                 // 31 characters and the end
+  static constexpr std::size_t kHostWords = 8;                 // 63
 
   Word magic;  // written last: a file without it is not whole
   Word rank, process, process_began;
+  std::array<Word, kHostWords> host;
   Word claimed, ended, ticks;
   Word sequence;
   Word phase, step, beats, slowest_step;
@@ -70,6 +72,21 @@ std::uint64_t beginning_of(int process) {
   return fields && state != "Z" ? std::stoull(field) : 0;
 }
 
+template <std::size_t words>
+void store_text(std::string_view text, std::array<HeartbeatPage::Word, words>& page) {
+  std::array<std::uint64_t, words> bytes{};
+  std::memcpy(bytes.data(), text.data(), std::min(text.size(), sizeof bytes - 1));
+  for (std::size_t i = 0; i < words; ++i) page[i].store(bytes[i], kRelaxed);
+}
+template <std::size_t words>
+std::string load_text(const std::array<HeartbeatPage::Word, words>& page) {
+  std::array<std::uint64_t, words> bytes{};
+  for (std::size_t i = 0; i < words; ++i) bytes[i] = page[i].load(kRelaxed);
+  std::array<char, sizeof bytes> text{};
+  std::memcpy(text.data(), bytes.data(), text.size() - 1);
+  return text.data();
+}
+
 HeartbeatPage* map(const std::filesystem::path& path, int flags) {
   const int file = ::open(path.c_str(), flags | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
   const auto size = static_cast<::off_t>(sizeof(HeartbeatPage));
@@ -103,13 +120,14 @@ double Heartbeat::Recent::add(double seconds) {
   return *std::max_element(last_.begin(), last_.end());
 }
 
-Heartbeat::Heartbeat(const std::filesystem::path& file, int rank)
+Heartbeat::Heartbeat(const std::filesystem::path& file, int rank, std::string_view host)
     : file_(file), phase_began_(now_seconds()) {
   ::unlink(file.c_str());  // whoever still reads the old one keeps it
   page_ = map(file, O_CREAT | O_EXCL);
   page_->rank.store(static_cast<std::uint64_t>(rank), kRelaxed);
   page_->process.store(static_cast<std::uint64_t>(::getpid()), kRelaxed);
   page_->process_began.store(beginning_of(::getpid()), kRelaxed);
+  store_text(host, page_->host);
   publish();
   page_->magic.store(HeartbeatPage::kMagic, std::memory_order_release);
 }
@@ -135,10 +153,7 @@ void Heartbeat::publish() {
   page.beats.store(page.beats.load(kRelaxed) + 1, kRelaxed);
   page.slowest_step.store(bits(slowest_step_), kRelaxed);
   for (std::size_t i = 0; i < kPhases; ++i) page.slowest[i].store(bits(slowest_[i]), kRelaxed);
-  std::array<std::uint64_t, HeartbeatPage::kCallWords> text{};
-  if (call_ != nullptr)
-    std::memcpy(text.data(), call_, std::min(std::strlen(call_), sizeof text - 1));
-  for (std::size_t i = 0; i < text.size(); ++i) page.call[i].store(text[i], kRelaxed);
+  store_text(call_ != nullptr ? call_ : "", page.call);
   page.sequence.store(sequence + 2, std::memory_order_release);
 }
 
@@ -190,11 +205,11 @@ Pulse HeartbeatReader::read() const {
   Pulse pulse;
   pulse.rank = static_cast<int>(page.rank.load(kRelaxed));
   pulse.process = static_cast<int>(page.process.load(kRelaxed));
+  pulse.host = load_text(page.host);
   pulse.ended = page.ended.load(std::memory_order_acquire) != 0;
   // A process that waits to be reaped still has its id: whoever started it reaps it at once.
   pulse.alive = !gone_ && (::kill(pulse.process, 0) == 0 || errno == EPERM);
   pulse.ticks = page.ticks.load(kRelaxed);
-  std::array<std::uint64_t, HeartbeatPage::kCallWords> text{};
   // A writer that was stopped in the middle of a change leaves the lock odd for ever.
   constexpr int kTries = 100;
   for (int i = 0; i < kTries && !pulse.whole; ++i) {
@@ -206,13 +221,10 @@ Pulse HeartbeatReader::read() const {
     pulse.slowest_step = number(page.slowest_step.load(kRelaxed));
     for (std::size_t k = 0; k < kPhases; ++k)
       pulse.slowest[k] = number(page.slowest[k].load(kRelaxed));
-    for (std::size_t k = 0; k < text.size(); ++k) text[k] = page.call[k].load(kRelaxed);
+    pulse.call = load_text(page.call);
     std::atomic_thread_fence(std::memory_order_acquire);
     pulse.whole = before % 2 == 0 && page.sequence.load(kRelaxed) == before;
   }
-  std::array<char, sizeof text> call{};
-  std::memcpy(call.data(), text.data(), call.size() - 1);
-  pulse.call = call.data();
   return pulse;
 }
 

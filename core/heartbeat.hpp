@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "core/connections.hpp"
 
@@ -31,7 +32,8 @@ const char* name_of(Phase phase);
 
 // A heartbeat as its readers see it. Seconds are those of the machine's steady clock.
 struct Pulse {
-  std::string host;  // empty: this machine
+  std::string host;        // of the rank's process, by the name that the rank gave it
+  bool elsewhere = false;  // told by a letter from another machine
   int rank = 0;
   int process = 0;
   bool alive = true;   // the process exists
@@ -53,8 +55,9 @@ struct HeartbeatPage;  // the shared memory
 // The writer's end, in the rank itself. One thread works and beats; tick() may come from another.
 class Heartbeat {
  public:
-  // Makes the file, in place of one that a killed process has left. Throws EnvironmentError.
-  Heartbeat(const std::filesystem::path& file, int rank);
+  // Makes the file, in place of one that a killed process has left. `host`: at most 63 bytes are
+  // kept. Throws EnvironmentError.
+  Heartbeat(const std::filesystem::path& file, int rank, std::string_view host = {});
   ~Heartbeat();  // says that the rank has ended, and removes the file
   Heartbeat(const Heartbeat&) = delete;
   Heartbeat& operator=(const Heartbeat&) = delete;

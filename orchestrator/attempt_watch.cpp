@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/log.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/progress.hpp"
 
 namespace demist {
@@ -97,6 +98,7 @@ Pulse AttemptWatch::last_pulse(int process) const {
   for (const auto& [name, reader] : observer_.ranks())
     if (Pulse pulse = reader.read(); pulse.process == process) return pulse;
   Pulse unknown;
+  unknown.host = node_name();
   unknown.process = process;
   return unknown;
 }
@@ -133,6 +135,7 @@ std::optional<Finding> AttemptWatch::find_silent(int launcher) {
   const auto cause = std::find_if(ranks.begin(), ranks.end(), stands_still);
   finding.pulse.process = cause == ranks.end() ? ranks.front() : *cause;
   finding.pulse.rank = rank_of(finding.pulse.process);
+  finding.pulse.host = node_name();
   return finding;
 }
 

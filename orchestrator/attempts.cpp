@@ -72,13 +72,19 @@ class StageAttempts {
       if (!relay_.ended()) watch.look(pid);
     });
     relay_.look_for_file();
-    if (!crew.nodes.empty()) options_.allocation->ended(code);
+    if (!crew.nodes.empty()) options_.allocation->ended(code, suspected_node());
     const bool is_rank = spec.command.front() == program;
     if (is_signal(code) && !relay_.ended() && !relay_.interrupted() &&
         !first_cause(run_.run_dir, stage_.name))
       killed_ = is_rank ? record_killed(watched, watch.last_pulse(process), code - kDiedOfSignal)
                         : "a rank, or what started it, " + describe_signal(code - kDiedOfSignal);
     return code;
+  }
+
+  // Where a rank died or hung, if its watchers saw it; else empty.
+  std::string suspected_node() const {
+    const auto cause = first_cause(run_.run_dir, stage_.name);
+    return cause && cause->code == ExitCode::suspect && !cause->agreed ? cause->host : "";
   }
 
   // What the exit code of the processes stands for.

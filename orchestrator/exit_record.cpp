@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -55,6 +56,11 @@ std::string host_name() {
   std::array<char, 256> name{};
   ::gethostname(name.data(), name.size() - 1);
   return name.data();
+}
+
+std::string node_name() {
+  const char* const node = std::getenv("SLURMD_NODENAME");
+  return node != nullptr && *node != '\0' ? node : host_name();
 }
 
 void write_exit_record(const fs::path& run_dir, const ExitRecord& record) {

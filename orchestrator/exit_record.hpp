@@ -23,6 +23,8 @@ struct ExitRecord {
 };
 
 std::string host_name();
+// The same by Slurm's name for it where a Slurm job runs here: what `bad-nodes` and srun know.
+std::string node_name();
 
 // Where a rank cannot write its reason it still ends with it: no error.
 void write_exit_record(const fs::path& run_dir, const ExitRecord& record);

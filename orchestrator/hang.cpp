@@ -27,9 +27,9 @@ std::string where(const Pulse& pulse) {
   return text;
 }
 
-std::string name_of(const Pulse& pulse, const std::string& host) {
+std::string name_of(const Pulse& pulse) {
   return "rank " + std::to_string(pulse.rank) + " (process " + std::to_string(pulse.process) +
-         " on " + host + ")";
+         " on " + pulse.host + ")";
 }
 
 std::string describe_signal(int signal, const std::string& where) {
@@ -39,10 +39,10 @@ std::string describe_signal(int signal, const std::string& where) {
   return signal == SIGKILL ? text + ", for want of memory perhaps" : text;
 }
 
-std::string describe(const Finding& finding, const std::string& host) {
+std::string describe(const Finding& finding) {
   const Pulse& pulse = finding.pulse;
   const bool died = finding.kind == Finding::Kind::died;
-  std::string text = name_of(pulse, pulse.host.empty() ? host : pulse.host) + " ";
+  std::string text = name_of(pulse) + " ";
   text += died ? "died in " : "stands still: ";
   text += where(pulse);
   if (died) return text + "; it was killed, for want of memory perhaps, or crashed";
@@ -78,7 +78,7 @@ std::optional<Finding> HangDetector::look(std::span<const Pulse> pulses, double 
 
 double HangDetector::limit_of_process(const Pulse& pulse) const {
   if (pulse.slowest_step <= 0) return patience_.unknown_process;
-  const double least = pulse.host.empty() ? patience_.process : patience_.elsewhere;
+  const double least = pulse.elsewhere ? patience_.elsewhere : patience_.process;
   return std::max(least, patience_.factor * pulse.slowest_step);
 }
 

@@ -34,10 +34,10 @@ struct Finding {
   double seconds = 0, limit = 0;  // it stood still; it might have
 };
 // "rank 2 (process 4711 on node7) stands still: backward of step 41, in all_reduce, for 2.1 s where
-// 2.0 s are the limit". `host`: this machine.
-std::string describe(const Finding& finding, const std::string& host);
+// 2.0 s are the limit"
+std::string describe(const Finding& finding);
 // "rank 2 (process 4711 on node7)"
-std::string name_of(const Pulse& pulse, const std::string& host);
+std::string name_of(const Pulse& pulse);
 // "was killed by signal 9 (Killed) in forward of step 41, for want of memory perhaps"; where "":
 // not known.
 std::string describe_signal(int signal, const std::string& where = "");

@@ -34,6 +34,7 @@ bool is_sound(const control::RankPulse& wire) {
 Pulse decode_pulse(const control::RankPulse& wire, const std::string& host) {
   Pulse pulse;
   pulse.host = host;
+  pulse.elsewhere = true;
   pulse.rank = wire.rank();
   pulse.process = wire.process();
   pulse.alive = !wire.dead();

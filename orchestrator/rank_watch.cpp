@@ -37,6 +37,9 @@ constexpr double kPrecedence = 0.5, kPrecedenceOfReport = 1.5, kPrecedenceOfCaus
 // To abort connections: a driver may not answer.
 constexpr auto kAbortLimit = std::chrono::seconds(5);
 
+// In the name of a rank elsewhere, behind the number of its machine. In no name of a file here.
+constexpr char kRankSign = '#';
+
 // What rank 0 says: an environment variable does not reach other machines.
 std::string agree_on_attempt(const mpi::Comm& world) {
   std::string identity;
@@ -57,7 +60,7 @@ std::string prefix(const WatchedStage& stage) {
 }
 
 double precedence_over(const RankObserver& observer, const Finding& finding) {
-  if (finding.pulse.host.empty()) return kPrecedence;
+  if (!finding.pulse.elsewhere) return kPrecedence;
   return observer.is_alone(finding) ? kPrecedenceOfNobody : kPrecedenceOfReport;
 }
 
@@ -74,10 +77,10 @@ void say(const std::string& message) {
   (void)!::write(STDERR_FILENO, line.data(), line.size());
 }
 
-ordered_json fields_of(const WatchedStage& stage, const Pulse& pulse, const std::string& host) {
+ordered_json fields_of(const WatchedStage& stage, const Pulse& pulse) {
   return {{"stage", stage.stage},
           {"rank", pulse.rank},
-          {"host", host},
+          {"host", pulse.host},
           {"process", pulse.process},
           {"phase", name_of(pulse.phase)},
           {"call", pulse.call},
@@ -132,65 +135,66 @@ std::optional<Finding> RankObserver::look(const Others& others) {
   find_new();
   for (const auto& [name, reader] : readers_) pulses_[index_of(name)] = reader.read();
   // Of a machine that has said good-bye nothing more is known, nor need be.
-  for (Pulse& pulse : pulses_) pulse.ended = pulse.ended || !pulse.host.empty();
+  for (Pulse& pulse : pulses_) pulse.ended = pulse.ended || pulse.elsewhere;
   for (const auto& [number, machine] : others)
     for (const Pulse& pulse : machine.pulses)
-      pulses_[index_of(std::to_string(number) + "#" + std::to_string(pulse.rank))] = pulse;
+      pulses_[index_of(std::to_string(number) + kRankSign + std::to_string(pulse.rank))] = pulse;
   return detector_.look(pulses_, steady_seconds());
 }
 
 bool RankObserver::claim(const Finding& finding) const {
-  if (!finding.pulse.host.empty()) return true;  // only one hears of that machine
+  if (finding.pulse.elsewhere) return true;  // only one hears of that machine
   for (const auto& [name, reader] : readers_)
     if (known_.at(name) == finding.index) return reader.claim();
   return false;
 }
 
 bool RankObserver::is_alone(const Finding& finding) const {
-  return std::ranges::count(pulses_, finding.pulse.host, &Pulse::host) == 1;
+  const auto self =
+      std::ranges::find(known_, finding.index, [](const auto& known) { return known.second; });
+  const std::string machine = self->first.substr(0, self->first.find(kRankSign) + 1);
+  return std::ranges::count_if(
+             known_, [&](const auto& known) { return known.first.starts_with(machine); }) == 1;
 }
 
 std::vector<Pulse> RankObserver::pulses() const {
   std::vector<Pulse> own;
   std::ranges::copy_if(pulses_, std::back_inserter(own),
-                       [](const Pulse& pulse) { return pulse.host.empty(); });
+                       [](const Pulse& pulse) { return !pulse.elsewhere; });
   return own;
 }
 
 std::string record_finding(const WatchedStage& stage, const Finding& finding) {
   const Pulse& pulse = finding.pulse;
-  const std::string host = pulse.host.empty() ? host_name() : pulse.host;
-  const std::string message = describe(finding, host);
+  const std::string message = describe(finding);
   const bool died = finding.kind == Finding::Kind::died;
   // A rank that ended with an error of its own makes the launcher kill the others.
   if (died && first_cause(stage.run_dir, stage.stage)) return message;
-  ordered_json fields = fields_of(stage, pulse, host);
+  ordered_json fields = fields_of(stage, pulse);
   if (!died) {
     fields["seconds"] = finding.seconds;
     fields["limit"] = finding.limit;
     fields["whole_process"] = finding.kind == Finding::Kind::process_stands_still;
   }
   append_event(stage.run_dir, died ? "rank_died" : "hang", fields);
-  write_exit_record(stage.run_dir, {unix_seconds(), stage.stage, pulse.rank, host,
+  write_exit_record(stage.run_dir, {unix_seconds(), stage.stage, pulse.rank, pulse.host,
                                     ExitCode::suspect, message, false});
   return message;
 }
 
 std::string record_killed(const WatchedStage& stage, const Pulse& pulse, int signal) {
-  const std::string host = host_name();
-  append_event(stage.run_dir, "rank_died", fields_of(stage, pulse, host));
-  return name_of(pulse, host) + " " + describe_signal(signal, where(pulse));
+  append_event(stage.run_dir, "rank_died", fields_of(stage, pulse));
+  return name_of(pulse) + " " + describe_signal(signal, where(pulse));
 }
 
 std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,
                            const std::string& trouble) {
-  const std::string host = host_name();
   const std::string message =
-      name_of(pulse, host) + " lost its connections in " + where(pulse) + ": " + trouble;
-  ordered_json fields = fields_of(stage, pulse, host);
+      name_of(pulse) + " lost its connections in " + where(pulse) + ": " + trouble;
+  ordered_json fields = fields_of(stage, pulse);
   fields["problem"] = trouble;
   append_event(stage.run_dir, "connection_lost", fields);
-  write_exit_record(stage.run_dir, {unix_seconds(), stage.stage, pulse.rank, host,
+  write_exit_record(stage.run_dir, {unix_seconds(), stage.stage, pulse.rank, pulse.host,
                                     ExitCode::suspect, message, true});
   return message;
 }
@@ -200,7 +204,7 @@ RankWatch::RankWatch(const mpi::Comm& world, const fs::path& run_dir, const std:
     : stage_{run_dir, stage, agree_on_attempt(world)} {
   mpi::together(world, "start heartbeat", [&] {
     heartbeat_ = std::make_unique<Heartbeat>(
-        heartbeat_folder(run_dir) / file_name(stage_, world.rank()), world.rank());
+        heartbeat_folder(run_dir) / file_name(stage_, world.rank()), world.rank(), node_name());
     // It ticks while this rank waits for the others, who may be slow to come.
     thread_ =
         std::jthread([this, patience](const std::stop_token& stop) { watch(stop, patience); });
@@ -220,7 +224,7 @@ RankWatch::~RankWatch() {
 
 // The first rank of a machine speaks for it.
 std::unique_ptr<MachineLink> RankWatch::meet_other_machines(const mpi::Comm& world) const {
-  const std::string host = host_name();
+  const std::string host = node_name();
   const std::string mine = machine_of(heartbeat_folder(stage_.run_dir));
   const std::vector<std::string> machines = world.gather(mine, 0);  // of all ranks, on rank 0
   std::vector<int> speakers;
@@ -282,7 +286,7 @@ void RankWatch::act_on(const RankObserver& observer, const std::optional<Finding
   if (!first && passed < kPrecedenceOfReport) return;
   if (first) say(record_finding(stage_, *finding));
   // A stopped process does not hear a friendlier signal; elsewhere the launcher sends it.
-  const bool here = finding->pulse.host.empty();
+  const bool here = !finding->pulse.elsewhere;
   const bool mine = here && finding->pulse.process == ::getpid();
   if (first && here && finding->pulse.alive && !mine) ::kill(finding->pulse.process, SIGKILL);
   // Nobody need look for a reason why the others end. That this rank is gone, others must see.

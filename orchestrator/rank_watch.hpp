@@ -48,7 +48,7 @@ class RankObserver {
   std::optional<Finding> look(const Others& others = {});
   // True for one process of this machine: the one that reports it.
   bool claim(const Finding& finding) const;
-  bool is_alone(const Finding& finding) const;  // no other rank on its machine
+  bool is_alone(const Finding& finding) const;  // REQUIRES: elsewhere. No other rank on its machine
   std::vector<Pulse> pulses() const;            // of this machine, as of the last look
   const std::map<std::string, HeartbeatReader>& ranks() const { return readers_; }
 

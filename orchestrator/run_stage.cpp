@@ -174,7 +174,7 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     return run_opened(watch.world(), run, stage, progress, state);
   } catch (...) {
     const mpi::Outcome failure = mpi::attempt([] { throw; });
-    write_exit_record(run.run_dir, {unix_seconds(), stage.name, world.rank(), host_name(),
+    write_exit_record(run.run_dir, {unix_seconds(), stage.name, world.rank(), node_name(),
                                     failure.code, failure.message, failure.agreed});
     throw;
   }

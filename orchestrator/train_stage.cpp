@@ -281,7 +281,7 @@ class StepLoop {
   }
   // Collective: every rank knows of it.
   void heed_corruption(const StepReport& report) {
-    const std::vector<std::string> hosts = world_.gather(host_name(), 0);
+    const std::vector<std::string> hosts = world_.gather(node_name(), 0);
     std::string problem;
     if (reporter_) {
       reporter_->corruption(report, hosts);

@@ -196,20 +196,22 @@ Crew Allocation::next(const StopAsked& stop_asked) {
   return choose_crew(nodes, read_bad_nodes(run_dir_), request_);
 }
 
-void Allocation::ended(int code) {
+void Allocation::ended(int code, const std::string& accused) {
   const std::string last_suspect = std::exchange(suspect_, "");
-  if (code == 0 || code == static_cast<int>(ExitCode::requeue) || log_.empty()) return;
-  const std::vector<NodeFailure> failures = failures_in(text_from(log_, log_begin_));
+  if (code == 0 || code == static_cast<int>(ExitCode::requeue)) return;
+  std::vector<NodeFailure> failures;
+  if (!log_.empty()) failures = failures_in(text_from(log_, log_begin_));
   for (const NodeFailure& failure : failures)
     if (failure.of_node) add_bad_node(run_dir_, failure.node, failure.what);
   // The first words are about the cause: the rest was killed because of it.
   const bool by_signal = !failures.empty() && !failures.front().of_node &&
                          !failures.front().what.starts_with("Exited");
-  if (!by_signal) return;
-  suspect_ = failures.front().node;
-  if (suspect_ == last_suspect)
-    add_bad_node(run_dir_, suspect_,
-                 "twice in a row its ranks were the first to die: " + failures.front().what);
+  if (!accused.empty())
+    suspect_ = accused;
+  else if (by_signal)
+    suspect_ = failures.front().node;
+  if (!suspect_.empty() && suspect_ == last_suspect)
+    add_bad_node(run_dir_, suspect_, "twice in a row its ranks were the first to die or hang");
 }
 
 }  // namespace demist::slurm

@@ -116,7 +116,8 @@ RunProgress progress_of(const RunConfig& run) {
       continue;
     }
     progress.done = false;
-    if (!read_started(stage)) break;
+    const auto started = read_started(stage);
+    if (!started) break;
     progress.begun = true;
     progress.stage = stage.name;
     progress.began = started->began;

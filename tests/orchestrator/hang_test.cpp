@@ -14,6 +14,7 @@ class Machine {
   explicit Machine(std::size_t ranks, const Patience& patience = {}) : detector_(patience) {
     pulses_.resize(ranks);
     for (std::size_t i = 0; i < ranks; ++i) {
+      pulses_[i].host = "node7";
       pulses_[i].rank = static_cast<int>(i);
       pulses_[i].process = 100 + static_cast<int>(i);
       pulses_[i].phase = Phase::forward;
@@ -69,8 +70,24 @@ TEST(Hang, AStoppedProcessIsNamedWithinThreeSlowestSteps) {
     EXPECT_EQ(finding->kind, kProcess);
     EXPECT_EQ(finding->pulse.rank, 1);
     EXPECT_LE(machine.now() - begin, 3 * step);
-    EXPECT_EQ(describe(*finding, "node7").substr(0, 81),
+    EXPECT_EQ(describe(*finding).substr(0, 81),
               "rank 1 (process 101 on node7) stands still: forward of step 41, in reduce_scatter");
+  }
+}
+
+// Letters are lost and sent again.
+TEST(Hang, AProcessElsewhereHasMoreTime) {
+  for (const bool elsewhere : {false, true}) {
+    Machine machine(2);
+    for (std::size_t i = 0; i < 2; ++i) machine[i].slowest_step = 0.1;
+    machine[1].elsewhere = elsewhere;
+    ASSERT_FALSE(machine.run(10));
+    machine.stop_process(1);
+    const double begin = machine.now();
+    const auto finding = machine.run(1000);
+    ASSERT_TRUE(finding);
+    EXPECT_EQ(finding->pulse.rank, 1);
+    EXPECT_NEAR(machine.now() - begin, elsewhere ? 5 : 2, 0.3);
   }
 }
 
