@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -20,21 +21,25 @@ class ExactSum {
   static constexpr int kLimbs = 72;  // digit i has weight 2^(32 i - 1152); the last counts NaN, inf
 
   void add(double x) {
-    if (!std::isfinite(x)) {
+    const auto bits = std::bit_cast<std::uint64_t>(x);
+    const auto exponent = static_cast<int>(bits >> 52 & 0x7ff);
+    if (exponent == 0x7ff) {
       ++limbs_[kLimbs - 1];
       return;
     }
-    if (x == 0) return;
-    int exponent = 0;
-    const double fraction = std::frexp(x, &exponent);  // |fraction| in [0.5, 1)
-    auto mantissa = static_cast<std::int64_t>(std::ldexp(fraction, 53));
-    const int shift = exponent - 53 + 1152;  // x = mantissa * 2^(shift - 1152), shift >= 0
-    const bool negative = mantissa < 0;
-    auto wide = static_cast<uint128>(negative ? -mantissa : mantissa) << (shift % 32);
+    // x = mantissa * 2^(shift - 1152); a subnormal has no leading one, and the exponent of 1.
+    std::uint64_t mantissa = bits & ((std::uint64_t{1} << 52) - 1);
+    if (exponent > 0) mantissa |= std::uint64_t{1} << 52;
+    const int shift = (exponent > 0 ? exponent : 1) - 1075 + 1152;
+    const bool negative = bits >> 63 != 0;
+    auto wide = static_cast<uint128>(mantissa) << (shift % 32);
     for (int i = shift / 32; wide != 0; ++i, wide >>= 32) {
       const auto digit = static_cast<std::int64_t>(wide & 0xffffffffu);
       limbs_[static_cast<std::size_t>(i)] += negative ? -digit : digit;
     }
+  }
+  void add(const ExactSum& other) {
+    for (std::size_t i = 0; i < kLimbs; ++i) limbs_[i] += other.limbs_[i];
   }
 
   // The sum rounded to a double (one rounding up to the last bit's tie).

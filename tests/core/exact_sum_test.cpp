@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <random>
 #include <vector>
@@ -20,8 +21,20 @@ TEST(ExactSum, DoesNotDependOnOrderOrGrouping) {
   for (const double x : terms) forward.add(x);
   std::shuffle(terms.begin(), terms.end(), random);
   for (std::size_t i = 0; i < terms.size(); ++i) (i % 3 == 0 ? a : b).add(terms[i]);
-  for (std::size_t i = 0; i < ExactSum::kLimbs; ++i) a.limbs()[i] += b.limbs()[i];
+  a.add(b);
   EXPECT_EQ(forward.value(), a.value());
+}
+
+TEST(ExactSum, OfOneTermIsTheTerm) {
+  std::mt19937_64 random(2);
+  for (int i = 0; i < 100000; ++i) {
+    const std::uint64_t bits = i % 10 == 0 ? random() & 0x800fffffffffffffu : random();
+    const auto x = std::bit_cast<double>(bits);  // one in ten is subnormal
+    if (!std::isfinite(x)) continue;
+    ExactSum sum;
+    sum.add(x);
+    EXPECT_EQ(sum.value(), x);
+  }
 }
 
 TEST(ExactSum, KeepsWhatFloatingPointLoses) {

@@ -31,6 +31,19 @@ float initial_value(const Parameter& p, std::uint64_t key, std::int64_t logical)
   return p.init_stddev * static_cast<float>(col % 2 == 0 ? first : second);
 }
 
+// Exact, so threads may add in any order. A GPU waits for it.
+ExactSum sum_of(std::span<const double> terms) {
+  constexpr std::int64_t grain = 1 << 14;
+  std::vector<ExactSum> parts(static_cast<std::size_t>(div_ceil(std::ssize(terms), grain)));
+  parallel_ranges(std::ssize(terms), grain, [&](std::int64_t begin, std::int64_t end) {
+    ExactSum& part = parts[static_cast<std::size_t>(begin / grain)];
+    for (std::int64_t i = begin; i < end; ++i) part.add(terms[static_cast<std::size_t>(i)]);
+  });
+  ExactSum sum;
+  for (const ExactSum& part : parts) sum.add(part);
+  return sum;
+}
+
 }  // namespace
 
 ShardedAdamW::ShardedAdamW(const ModelConfig& model, const ParameterTable& table, Backend& backend,
@@ -191,8 +204,7 @@ double ShardedAdamW::gradient_norm(std::span<const float> grad) {
   }
   std::vector<double> tiles(used);
   backend_.download(tiles.data(), tiles_.data(), used * sizeof(double));
-  ExactSum sum;
-  for (const double square_sum : tiles) sum.add(square_sum);
+  ExactSum sum = sum_of(tiles);
   groups_.world->all_reduce_sum(sum.limbs());
   return std::sqrt(sum.value());
 }
