@@ -20,11 +20,12 @@ std::vector<std::string> Launcher::words(const Crew& crew) const {
   const std::string ranks = std::to_string(crew.ranks);
   if (is_srun())
     // Without --no-kill, so that Slurm ends what a dead node leaves behind. One rank that fails
-    // ends all; so does one that has ended a minute before the others.
+    // ends all; so does one that has ended a minute before the others. Slurm waits minutes for a
+    // node that lost its power, and with it for the step before: --overlap does not wait for that.
     words.insert(words.end(), {"--nodes=" + std::to_string(crew.nodes.size()), "--ntasks=" + ranks,
                                "--ntasks-per-node=" + std::to_string(crew.ranks_per_node),
                                "--nodelist=" + join(crew.nodes, ","), "--kill-on-bad-exit=1",
-                               "--wait=60", "--unbuffered"});
+                               "--wait=60", "--overlap", "--unbuffered"});
   else
     words.insert(words.end(), {"--quiet", "-n", ranks, "--oversubscribe", "--bind-to", "none"});
   words.insert(words.end(), words_.begin() + 1, words_.end());

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +23,8 @@ extern char** environ;
 
 namespace demist {
 namespace {
+
+constexpr int kNoSuchProgram = 127;  // as of a shell
 
 std::vector<char*> pointers(std::vector<std::string>& words) {
   std::vector<char*> result;
@@ -54,11 +57,39 @@ pid_t start(const ProcessSpec& spec, const posix_spawn_file_actions_t* files) {
   return error == 0 ? pid : -error;
 }
 
+// The same, and it is asked to save and stop (SIGUSR1, which launchers hand to their ranks) when
+// this process ends without a word: nobody would watch it, and it would hold the run folder.
+// Between fork and exec only what is safe after a fork.
+pid_t start_bound(const ProcessSpec& spec) {
+  std::vector<std::string> words = spec.command, variables = merged_environment(spec.environment);
+  const std::vector<char*> arguments = pointers(words), environment = pointers(variables);
+  std::array<int, 2> failure{};
+  if (::pipe2(failure.data(), O_CLOEXEC) != 0) return -errno;
+  const pid_t parent = ::getpid(), pid = ::fork();
+  if (pid == 0) {
+    ::setpgid(0, 0);
+    ::prctl(PR_SET_PDEATHSIG, SIGUSR1);
+    if (::getppid() == parent)  // else it has gone before
+      ::execvpe(arguments.front(), arguments.data(), environment.data());
+    const int reason = errno;
+    (void)!::write(failure[1], &reason, sizeof reason);
+    ::_exit(kNoSuchProgram);
+  }
+  int reason = pid < 0 ? errno : 0;
+  ::close(failure[1]);
+  if (pid > 0) {
+    while (::read(failure[0], &reason, sizeof reason) < 0 && errno == EINTR) {
+    }
+    ::setpgid(pid, pid);  // whoever comes first
+    if (reason != 0) ::waitpid(pid, nullptr, 0);
+  }
+  ::close(failure[0]);
+  return reason != 0 ? -reason : pid;
+}
+
 int exit_code(int status) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
-
-constexpr int kNoSuchProgram = 127;  // as of a shell
 
 // The reading end of a child's output.
 class Pipe {
@@ -118,7 +149,7 @@ bool read_all(const Pipe& out, const Pipe& err, double patience_seconds,
 }  // namespace
 
 int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch) {
-  const pid_t pid = start(spec, nullptr);
+  const pid_t pid = watch ? start_bound(spec) : start(spec, nullptr);
   if (pid < 0)
     throw EnvironmentError("cannot start " + spec.command.front() + ": " + std::strerror(-pid) +
                            "; install it, or correct PATH or the command");

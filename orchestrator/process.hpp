@@ -16,7 +16,8 @@ struct ProcessSpec {
 
 // Runs it in a process group of its own, so that a Ctrl-C in the terminal reaches only us. While it
 // runs, `watch` is called several times a second with the child's process id (for passing signals
-// on). Returns its exit code, or 128 + signal. Throws EnvironmentError when it cannot be started.
+// on); a watched child gets SIGUSR1 when this process is killed. Returns its exit code, or 128 +
+// signal. Throws EnvironmentError when it cannot be started.
 int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch = {});
 
 struct Captured {

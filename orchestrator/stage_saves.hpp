@@ -28,6 +28,7 @@ class StageSaves {
   void poll();    // at every step border; never waits
   void finish();  // collective; waits for the save in flight
 
+  bool has_saved() const { return good_step_ > 0; }
   // What went wrong with the newest save that has ended, and which checkpoint stands; empty:
   // nothing.
   const std::string& problem() const { return problem_; }

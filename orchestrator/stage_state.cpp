@@ -60,6 +60,7 @@ std::optional<double> optional_number(const ordered_json& json, const char* name
 std::string to_json(const StageState& state) {
   ordered_json json{{"key", state.key}, {"output", state.output}, {"seconds", state.seconds}};
   if (state.began > 0) json["began"] = state.began;
+  if (state.saved) json["saved"] = true;
   if (state.held_out_before) json["held_out_before"] = *state.held_out_before;
   if (state.held_out_after) json["held_out_after"] = *state.held_out_after;
   if (state.score)
@@ -79,6 +80,7 @@ StageState stage_state_from_json(const std::string& text) {
     state.output = json.at("output");
     state.seconds = json.at("seconds");
     state.began = json.value("began", 0.0);
+    state.saved = json.value("saved", false);
     state.held_out_before = optional_number(json, "held_out_before");
     state.held_out_after = optional_number(json, "held_out_after");
     if (json.contains("score")) {
@@ -152,8 +154,9 @@ StageStatus status_of(const RunConfig& run, const StageConfig& stage, const std:
 }
 
 void reopen(const StageConfig& stage) {
-  const auto done = read_done(stage);
+  auto done = read_done(stage);
   ensure(done.has_value(), "a stage is reopened before it is done");
+  done->saved = false;  // what is left of its checkpoints may be nothing
   write_started(stage, *done);
   fs::remove(stage.folder / "done.json");
 }

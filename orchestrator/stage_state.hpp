@@ -25,6 +25,7 @@ struct StageState {
   std::string output;  // identity of what it made; later stages are bound to it
   double seconds = 0;  // all attempts that ended by themselves
   double began = 0;    // of the attempt under way, Unix time in seconds; 0: there is none
+  bool saved = false;  // a checkpoint of it has been written
   std::optional<double> held_out_before, held_out_after;
   std::optional<Score> score;
 };
@@ -52,7 +53,8 @@ void write_done(const StageConfig& stage, const StageState& state);
 
 // Whoever works in a run folder holds a lock on its file "lock". A killed run's processes may need
 // a moment to go: wait for them this long.
-inline constexpr double kLockPatience = 3;  // seconds
+inline constexpr double kLockPatience = 3;    // seconds
+inline constexpr double kRankPatience = 300;  // the same for ranks that save first
 
 // SHA-256 over the stage's settings and the outputs of the stages it depends on. Throws ConfigError
 // naming the first of those that is not done.

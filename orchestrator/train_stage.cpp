@@ -40,6 +40,16 @@ std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const 
   return opened;
 }
 
+// What the stage has read before is there, if not now: another attempt may find it again.
+StageData open_data(const RunConfig& run, const StageConfig& stage, bool read_before) {
+  try {
+    return open_stage_data(run, std::get<TrainingStage>(stage.work));
+  } catch (const DataError& error) {
+    if (!read_before) throw;
+    throw EnvironmentError(std::string(error.what()) + "; this stage has read its data before");
+  }
+}
+
 // What the device computes attention with.
 PlannedAttention attention_of_stage(const mpi::Comm& world, const RunConfig& run,
                                     const StageConfig& stage, const StageData& data,
@@ -55,8 +65,14 @@ PlannedAttention attention_of_stage(const mpi::Comm& world, const RunConfig& run
 
 // Parameters, and what the devices compute with.
 void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
-                const PlannedAttention& attention, Trainer& trainer) {
+                const PlannedAttention& attention, bool has_saved, Trainer& trainer) {
   const auto own = open_on_all(world, stage.checkpoints());
+  if (!own && has_saved)
+    throw AgreedError(ExitCode::environment, "stage " + stage.name +
+                                                 " has saved checkpoints, and there is none in " +
+                                                 stage.checkpoints().string() +
+                                                 "; bring its disk or the files back, or remove " +
+                                                 stage.folder.string() + " to begin anew");
   if (own) {
     trainer.resume(*own);
     log::info("stage " + stage.name + " goes on from step " + std::to_string(trainer.step()));
@@ -218,10 +234,12 @@ class StepLoop {
       if (!held_ || std::holds_alternative<Rollback>(current))
         std::visit([this](const auto& message) { carry_out(message); }, current);
       saves_.poll();
+      note_saved();
       current = std::move(ahead);
     }
     settle();
     end_save();
+    note_saved();
     return std::get<Stop>(current);
   }
   // Why the newest state could not be saved; empty: it is.
@@ -313,6 +331,13 @@ class StepLoop {
     mpi::enter(world_, Phase::control);
     if (reporter_) reporter_->event("save", trainer_.step());
   }
+  // So that a later attempt does not take checkpoints that it cannot see for none.
+  void note_saved() {
+    if (!reporter_ || state_.saved || !saves_.has_saved()) return;
+    state_.saved = true;
+    const mpi::Outcome written = mpi::attempt([&] { write_started(stage_, state_); });
+    state_.saved = written.message.empty();  // else again, when there is room
+  }
   void carry_out(const Evaluate& evaluate) {
     mpi::enter(world_, Phase::evaluate);
     const double loss = trainer_.held_out_loss(*data_.held_out, work_.held_out_micro_batches);
@@ -361,7 +386,7 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
                      ProgressStyle progress, StageState& state) {
   StageData data;
   mpi::together(world, "open data of stage " + stage.name,
-                [&] { data = open_stage_data(run, std::get<TrainingStage>(stage.work)); });
+                [&] { data = open_data(run, stage, state.saved); });
   Device device = make_device(run.device, world);
   const PlannedAttention attention = attention_of_stage(world, run, stage, data, *device.backend);
   TrainerConfig config = trainer_config(run, stage, data);
@@ -371,7 +396,7 @@ ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageCo
     log::info("stage " + stage.name + ": " + std::to_string(world.size()) +
               (world.size() == 1 ? " rank on " : " ranks on ") + trainer.backend().name());
   log::info("stage " + stage.name + ": memory of a rank " + to_string(trainer.memory_plan()));
-  load_state(world, run, stage, attention, trainer);
+  load_state(world, run, stage, attention, state.saved, trainer);
   StepLoop loop(world, run, stage, trainer, data, progress, state);
   const Stop stop = loop.run();
   const std::string where = "stage " + stage.name + ": ";

@@ -90,7 +90,7 @@ int verify_checkpoints(const Arguments& arguments, const mpi::Comm&) {
     }
   if (bad > 0)
     throw CheckpointError(std::to_string(bad) + " of " + std::to_string(count) +
-                          " checkpoints are bad; a run passes over them, and they may be removed");
+                          " checkpoints are bad; a run passes over those whose values are");
   return 0;
 }
 

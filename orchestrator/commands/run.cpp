@@ -32,7 +32,9 @@ void refuse_other_recipe(const RunConfig& run, const Options& options) {
 void open_run(const RunConfig& run, const SupervisorOptions& options, const Launch& launch) {
   refuse_record(run, options.recipe);
   fs::create_directories(run.run_dir);
-  const FileLock lock(run.run_dir / "lock", kLockPatience);
+  // The ranks of a supervisor that was killed save before they go, and a batch script starts the
+  // next one at once.
+  const FileLock lock(run.run_dir / "lock", options.allocation ? kRankPatience : kLockPatience);
   check_stages(run, options.redo);
   write_record(run);
   if (options.allocation) return;       // `demist submit` has said how

@@ -91,14 +91,29 @@ void note_job(const json& line, const std::string& event, double time, RunEvents
   }
 }
 
-// Calls visit(object) for each whole line.
+// Calls visit(object) for each whole line. One with a field of another kind is passed over.
 template <class Visitor>
 void each_line(const std::string& lines, const Visitor& visit) {
   std::istringstream in(lines);
   for (std::string text; std::getline(in, text);) {
     const json line = json::parse(text, nullptr, false);
-    if (line.is_object()) visit(line);
+    if (!line.is_object()) continue;
+    try {
+      visit(line);
+    } catch (const json::exception&) {
+      continue;
+    }
   }
+}
+
+// Of events.jsonl, the lines that events_in() looks at: steps may leave millions of others.
+std::string events_of_runs(const fs::path& file) {
+  std::string lines;
+  std::ifstream in(file, std::ios::binary);
+  for (std::string text; std::getline(in, text);)
+    for (const char* start : {"run_", "job_", "attempt_ended", "stop_asked"})
+      if (text.find(std::string("\"event\":\"") + start) != text.npos) lines += text + "\n";
+  return lines;
 }
 
 // Of late: what was measured before a restart belongs to another crew.
@@ -228,8 +243,7 @@ Inspection inspect_run(const fs::path& run_dir) {
   facts.host = host_name();
   // Before what is told of ends: who has let go of it has told.
   facts.lock = lock_holder(run_dir / "lock");
-  constexpr std::size_t enough = 1 << 20;  // bytes: thousands of events
-  facts.events = events_in(tail_of(run_dir / kEventFile, enough));
+  facts.events = events_in(events_of_runs(run_dir / kEventFile));
   if (!facts.events.open && facts.events.cause.empty()) {
     facts.events.cause = first_failure(run_dir, facts.events.started).words;
     if (!facts.events.cause.empty()) facts.events.failed = facts.events.ended;

@@ -37,12 +37,37 @@ def at_the_end_of_a_stage(binary, root):
         expect(ended.returncode == code and (folder / "2").exists() == second, f"{ended}")
 
 
+def leaves_no_ranks_behind(run):
+    """They save, as after a Ctrl-C, when nobody watches them any more."""
+    run.start().wait_for_steps(5)
+    ranks = run.ranks().values()
+    run.process.kill()
+    run.process.wait()
+    until = time.time() + 60
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks):
+        expect(time.time() < until, "the ranks of a killed supervisor live on")
+        time.sleep(0.05)
+    last = run.metrics("step")[-1]["step"]
+    expect((run.checkpoints() / "LATEST").read_text() == f"step-{last:08}\n", f"step {last} was not saved")
+
+
+def does_not_begin_anew_without_its_disk(run):
+    away = run.folder / "away"
+    run.checkpoints().rename(away)
+    output = run.start().finish(5)
+    run.expect("has saved checkpoints, and there is none in" in output, output)
+    run.expect(not list(run.checkpoints().glob("step-*")), "it began anew")
+    if run.checkpoints().exists():
+        run.checkpoints().rmdir()
+    away.rename(run.checkpoints())
+
+
 def main():
     binary, configs = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="demist-stop-") as root:
         at_the_end_of_a_stage(binary, pathlib.Path(root))
         constant = f"stages.{TRAINED}.optimizer.schedule=CONSTANT"  # a step does not depend on how many there will be
-        settings = (f"stages.{TRAINED}.steps=1000000", constant, "parallel.ranks=2")
+        settings = (f"stages.{TRAINED}.steps=1000000", constant, "parallel.ranks=2", "recovery.attempts=1")
         run = Run(binary, configs, pathlib.Path(root) / "run", *settings).start()
         run.wait_for(lambda: run.events("attempt"))  # the first stage begins: it does not listen to signals
         run.stop()
@@ -63,6 +88,8 @@ def main():
         step = str(int(saved.strip().removeprefix("step-")))
         run.expect(f"goes on from step {step}" in output, f"did not go on from {saved}")
 
+        leaves_no_ranks_behind(run)
+        does_not_begin_anew_without_its_disk(run)
         run.start().wait_for_steps(5)
         run.stop()
         steps = int((run.checkpoints() / "LATEST").read_text().strip().removeprefix("step-"))

@@ -54,7 +54,7 @@ TEST(Supervisor, SrunTakesTheCrewsNodes) {
   };
   EXPECT_EQ(command.front(), "srun");
   for (const char* word : {"--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--nodelist=n1,n3",
-                           "--kill-on-bad-exit=1", "--mpi=pmix"})
+                           "--kill-on-bad-exit=1", "--overlap", "--mpi=pmix"})
     EXPECT_LT(at(word), at("/bin/demist")) << word;
   EXPECT_EQ(at("--no-kill"), static_cast<std::ptrdiff_t>(command.size()));
   EXPECT_THROW(Launcher("ssh n1"), ConfigError);

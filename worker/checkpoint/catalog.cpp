@@ -42,8 +42,9 @@ std::optional<Entry> entry_at(const fs::path& directory) {
 
 std::vector<Entry> list_entries(const fs::path& root) {
   std::vector<Entry> entries;
-  std::error_code error;
-  if (!fs::is_directory(root, error)) return entries;
+  // What cannot be looked at is not empty: a network file system may be away.
+  const fs::file_status status = fs::status(root);
+  if (!fs::is_directory(status)) return entries;
   for (const fs::directory_entry& item : fs::directory_iterator(root))
     if (const auto entry = entry_at(item.path())) entries.push_back(*entry);
   std::ranges::sort(entries, [](const Entry& a, const Entry& b) {
@@ -92,10 +93,19 @@ Checkpoint open_whole(const Entry& entry) {
   return checkpoint;
 }
 
+std::vector<Entry> visible_entries(const fs::path& root) {
+  try {
+    return list_entries(root);
+  } catch (const fs::filesystem_error& error) {
+    throw EnvironmentError(root.string() + ": " + error.code().message() +
+                           "; try again when its disk is back");
+  }
+}
+
 }  // namespace
 
 std::optional<Checkpoint> open_latest(const fs::path& root) {
-  const auto entries = as_checkpoint_error([&] { return list_entries(root); });
+  const auto entries = visible_entries(root);
   for (const Entry& entry : entries) {
     try {
       return open_whole(entry);
@@ -110,13 +120,13 @@ std::optional<Checkpoint> open_latest(const fs::path& root) {
 }
 
 Checkpoint open_step(const fs::path& root, std::int64_t step) {
-  for (const Entry& entry : as_checkpoint_error([&] { return list_entries(root); }))
+  for (const Entry& entry : visible_entries(root))
     if (entry.step == step) return open_whole(entry);
   return Checkpoint(root / directory_name(step));  // says that it is not there
 }
 
 Checkpoint open_any(const fs::path& path) {
-  const auto entries = as_checkpoint_error([&] { return list_entries(path); });
+  const auto entries = visible_entries(path);
   // A directory without a manifest that holds no checkpoints either: let the constructor say so.
   if (entries.empty() || fs::exists(path / kManifestName)) return Checkpoint(path);
   try {
