@@ -9,10 +9,6 @@ constexpr int kThreads = 256;
 
 struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
-  // Wraps like the CPU's: partial sums may pass the ends and come back.
-  __device__ std::int64_t operator()(std::int64_t a, std::int64_t b) const {
-    return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b));
-  }
 };
 
 struct Max {
@@ -24,41 +20,37 @@ struct Max {
 };
 
 // One element a thread and pass; neighbours in memory are neighbours in a warp.
-template <class T, class Combine>
-__global__ void combine(T* out, Terms<T> terms, std::int64_t size) {
+template <class Combine>
+__global__ void combine(float* out, FloatTerms terms, std::int64_t size) {
   const Combine with;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < size;
        i += step) {
-    T value = terms.rank == 0 ? terms.own[i] : terms.others[i];
+    float value = terms.rank == 0 ? terms.own[i] : terms.others[i];
     for (int r = 1; r <= terms.count; ++r) {
       const int other = r < terms.rank ? r : r - 1;
-      const T term = r == terms.rank ? terms.own[i] : terms.others[other * terms.stride + i];
+      const float term = r == terms.rank ? terms.own[i] : terms.others[other * terms.stride + i];
       value = with(value, term);
     }
     out[i] = value;
   }
 }
 
-template <class Combine, class T>
-void run(cudaStream_t stream, T* out, const Terms<T>& terms, std::int64_t size) {
+template <class Combine>
+void run(cudaStream_t stream, float* out, const FloatTerms& terms, std::int64_t size) {
   constexpr std::int64_t kMaxBlocks = 4096;
   if (size == 0) return;
   const std::int64_t blocks = (size + kThreads - 1) / kThreads;
-  launch(combine<T, Combine>, static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks),
+  launch(combine<Combine>, static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks),
          kThreads, 0, stream, out, terms, size);
 }
 
 }  // namespace
 
-void sum_terms(cudaStream_t stream, float* out, const Terms<float>& terms, std::int64_t size) {
+void sum_terms(cudaStream_t stream, float* out, const FloatTerms& terms, std::int64_t size) {
   run<Sum>(stream, out, terms, size);
 }
-void sum_terms(cudaStream_t stream, std::int64_t* out, const Terms<std::int64_t>& terms,
-               std::int64_t size) {
-  run<Sum>(stream, out, terms, size);
-}
-void max_terms(cudaStream_t stream, float* out, const Terms<float>& terms, std::int64_t size) {
+void max_terms(cudaStream_t stream, float* out, const FloatTerms& terms, std::int64_t size) {
   run<Max>(stream, out, terms, size);
 }
 

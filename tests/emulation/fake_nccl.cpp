@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <set>
 #include <thread>
 #include <utility>
@@ -127,6 +128,7 @@ ncclResult_t submit(Lock& lock, Transfer transfer, cudaStream_t stream) {
     return refuse(ncclInvalidArgument, why);
   }
   transfer.take_number();
+  ++demist::emu::nccl_calls(transfer.header.kind);
   if (group.depth == 0) {
     std::vector<Transfer> alone;
     alone.push_back(std::move(transfer));
@@ -206,6 +208,11 @@ namespace demist::emu {
 NcclFaults& nccl_faults() {
   static NcclFaults instance;
   return instance;
+}
+
+std::int64_t& nccl_calls(Kind kind) {
+  static std::map<Kind, std::int64_t> instance;
+  return instance[kind];
 }
 
 std::size_t living_communicators() {
@@ -351,6 +358,10 @@ ncclResult_t ncclGroupEnd() {
 ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
   return collective({Kind::all_reduce, from, to, count, type, operation}, comm, stream);
+}
+ncclResult_t ncclReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
+                        ncclRedOp_t operation, int root, ncclComm_t comm, cudaStream_t stream) {
+  return collective({Kind::reduce, from, to, count, type, operation, root}, comm, stream);
 }
 ncclResult_t ncclReduceScatter(const void* from, void* to, std::size_t count, ncclDataType_t type,
                                ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {

@@ -67,8 +67,8 @@ ncclResult_t complain(ncclResult_t error, const std::string& what) {
 }  // namespace
 
 std::string describe(const MessageHeader& header) {
-  static constexpr std::array kNames{"AllReduce", "ReduceScatter", "AllGather", "Broadcast",
-                                     "AlltoAll",  "CommSplit",     "Send/Recv"};
+  static constexpr std::array kNames{"AllReduce", "Reduce",   "ReduceScatter", "AllGather",
+                                     "Broadcast", "AlltoAll", "CommSplit",     "Send/Recv"};
   return std::string(kNames.at(static_cast<std::size_t>(header.kind))) + " of " +
          std::to_string(header.count) + " elements (type " + std::to_string(header.type) +
          ", operation " + std::to_string(header.operation) + ", root or peer " +

@@ -56,7 +56,9 @@ Combiner combiner_of(std::uint32_t type) {
   }
 }
 
-bool reduces(Kind kind) { return kind == Kind::all_reduce || kind == Kind::reduce_scatter; }
+bool reduces(Kind kind) {
+  return kind == Kind::all_reduce || kind == Kind::reduce || kind == Kind::reduce_scatter;
+}
 
 }  // namespace
 
@@ -93,6 +95,7 @@ std::size_t Transfer::bytes_read() const {
 std::size_t Transfer::bytes_written() const {
   const auto size = static_cast<std::size_t>(communicator->size());
   if (role == Role::sender) return 0;
+  if (header.kind == Kind::reduce && communicator->rank() != header.root) return 0;
   return header.kind == Kind::all_gather || header.kind == Kind::all_to_all ? bytes() * size
                                                                             : bytes();
 }
@@ -129,6 +132,7 @@ bool Transfer::expects(int peer) const {
   if (role != Role::collective) return role == Role::receiver && peer == header.root;
   if (header.kind == Kind::broadcast)
     return peer == header.root && communicator->rank() != header.root;
+  if (header.kind == Kind::reduce && communicator->rank() != header.root) return false;
   return peer != communicator->rank();
 }
 
@@ -144,7 +148,7 @@ void Transfer::start() {
   if (header.kind == Kind::broadcast && rank != header.root) return;
   const bool in_parts = header.kind == Kind::reduce_scatter || header.kind == Kind::all_to_all;
   for (int peer = 0; peer < communicator->size(); ++peer)
-    if (peer != rank)
+    if (peer != rank && (header.kind != Kind::reduce || peer == header.root))
       communicator->send(
           peer, header, in_parts ? from + static_cast<std::size_t>(peer) * bytes() : from, bytes());
 }
@@ -194,6 +198,9 @@ void Transfer::finish() {
   const std::size_t own = static_cast<std::size_t>(rank) * bytes();
   if (bytes() == 0 || role == Role::sender) return;
   switch (header.kind) {
+    case Kind::reduce:
+      if (rank != header.root) return;
+      [[fallthrough]];
     case Kind::all_reduce:
       reduce_into(to, 0);
       return;

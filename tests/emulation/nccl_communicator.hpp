@@ -19,6 +19,7 @@ namespace demist::emu {
 
 enum class Kind : std::uint32_t {
   all_reduce,
+  reduce,
   reduce_scatter,
   all_gather,
   broadcast,

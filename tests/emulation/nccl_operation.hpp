@@ -40,6 +40,9 @@ struct Transfer {
   void reduce_into(char* result, std::size_t own_offset) const;
 };
 
+// How often a kind was called in this process, under the device's lock.
+std::int64_t& nccl_calls(Kind kind);
+
 // 0: not a type that travels here.
 std::size_t width_of(ncclDataType_t type);
 

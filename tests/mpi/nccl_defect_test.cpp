@@ -106,6 +106,8 @@ TEST_F(NcclDefects, WrongArgumentsAreRefused) {
   EXPECT_EQ(reduce(values.data(), values.data(), 4, ncclProd), ncclInvalidArgument);
   EXPECT_EQ(ncclBroadcast(values.data(), values.data(), 4, ncclInt32, size(), comm_, stream_),
             ncclInvalidArgument);
+  EXPECT_EQ(ncclReduce(values.data(), values.data(), 4, ncclInt32, ncclSum, size(), comm_, stream_),
+            ncclInvalidArgument);
   EXPECT_EQ(ncclGroupEnd(), ncclInvalidUsage);
   ncclComm_t comm = nullptr;
   EXPECT_EQ(ncclCommInitRank(&comm, 2, {}, 2), ncclInvalidArgument);

@@ -85,11 +85,28 @@ struct Typed {
     expect_equal(got, want);
   }
 
+  // To the last rank; the others need no place for it.
+  template <class T>
+  void reduce(ncclDataType_t type, ncclRedOp_t operation, bool in_place) const {
+    const std::size_t count = 37;
+    const int root = size - 1;
+    const DeviceBuffer<T> from(values_of<T>(rank, count)), to(count);
+    T* target = rank != root ? nullptr : in_place ? from.data() : to.data();
+    ASSERT_EQ(ncclReduce(from.data(), target, count, type, operation, root, comm, stream),
+              ncclSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    std::vector<T> want = values_of<T>(rank, count);
+    for (std::size_t i = 0; rank == root && i < count; ++i)
+      want[i] = reduced<T>(i, count, size, operation);
+    expect_equal((rank != root || in_place ? from : to).host(), want);
+  }
+
   template <class T>
   void both(ncclDataType_t type) const {
     for (const ncclRedOp_t operation : {ncclSum, ncclMax})
       for (const bool in_place : {false, true}) {
         all_reduce<T>(type, operation, in_place);
+        reduce<T>(type, operation, in_place);
         reduce_scatter<T>(type, operation, in_place);
       }
   }
@@ -104,16 +121,61 @@ TEST_F(Nccl, ReducesEveryType) {
   typed.both<__nv_bfloat16>(ncclBfloat16);
 }
 
+// Past the ends of the range, differently at each place.
+std::int64_t large(int rank, std::int64_t i) {
+  return (std::int64_t{1} << 62) + 12345 * (i + 1) + rank;
+}
+struct Large {
+  std::vector<std::int64_t> terms, sums;
+  Large(int rank, int size, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::uint64_t sum = 0;
+      for (int r = 0; r < size; ++r) sum += static_cast<std::uint64_t>(large(r, i));
+      sums.push_back(static_cast<std::int64_t>(sum));
+      terms.push_back(large(rank, i));
+    }
+  }
+};
+
 TEST_F(Nccl, Int64SumsAreExactAndWrap) {
-  const std::int64_t big = (std::int64_t{1} << 62) + 12345 + rank();
-  const DeviceBuffer<std::int64_t> value(std::vector<std::int64_t>{big});
-  ASSERT_EQ(ncclAllReduce(value.data(), value.data(), 1, ncclInt64, ncclSum, comm_, stream_),
+  const Large all(rank(), size(), 3 * size());
+  const DeviceBuffer<std::int64_t> everywhere(all.terms), from(all.terms), part(3);
+  ASSERT_EQ(ncclAllReduce(everywhere.data(), everywhere.data(), all.terms.size(), ncclInt64,
+                          ncclSum, comm_, stream_),
+            ncclSuccess);
+  ASSERT_EQ(ncclReduceScatter(from.data(), part.data(), 3, ncclInt64, ncclSum, comm_, stream_),
             ncclSuccess);
   synchronize();
-  std::uint64_t want = 0;
-  for (int r = 0; r < size(); ++r)
-    want += static_cast<std::uint64_t>((std::int64_t{1} << 62) + 12345 + r);
-  EXPECT_EQ(value.host()[0], static_cast<std::int64_t>(want));
+  EXPECT_EQ(everywhere.host(), all.sums);
+  const auto mine = all.sums.begin() + 3 * rank();
+  EXPECT_EQ(part.host(), std::vector<std::int64_t>(mine, mine + 3));
+}
+
+// Slices of different lengths, each to its owner and side by side, in place at every other rank;
+// what does not belong to a rank stays as it is there.
+TEST_F(Nccl, Int64SlicesGoToTheirOwnersInAGroup) {
+  const std::int64_t ranks = size(), total = ranks * (ranks + 1) / 2;
+  const Large all(rank(), size(), total);
+  const DeviceBuffer<std::int64_t> in(all.terms), apart(static_cast<std::size_t>(rank()) + 1);
+  const bool in_place = rank() % 2 == 0;
+  const auto start = [](std::int64_t r) { return r * (r + 1) / 2; };
+  std::int64_t* out = in_place ? in.data() + start(rank()) : apart.data();
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  for (int r = 0; r < size(); ++r) {
+    ASSERT_EQ(ncclReduce(in.data() + start(r), r == rank() ? out : nullptr,
+                         static_cast<std::size_t>(r) + 1, ncclInt64, ncclSum, r, comm_, stream_),
+              ncclSuccess);
+  }
+  ASSERT_EQ(ncclGroupEnd(), ncclSuccess);
+  synchronize();
+  std::vector<std::int64_t> want = all.terms;
+  const auto sums = all.sums.begin() + start(rank());
+  const std::vector<std::int64_t> mine(sums, sums + rank() + 1);
+  if (in_place) std::copy(mine.begin(), mine.end(), want.begin() + start(rank()));
+  EXPECT_EQ(in.host(), want);
+  if (!in_place) {
+    EXPECT_EQ(apart.host(), mine);
+  }
 }
 
 TEST_F(Nccl, GathersInRankOrder) {

@@ -157,6 +157,29 @@ inline void reduce_scatters_uneven_slices(Communicator& comm) {
   }
 }
 
+// Equal slices may take another way than others; out may be a slice of in on either.
+inline void reduce_scatters_integers(Communicator& comm) {
+  const std::int64_t ranks = comm.size();
+  const auto me = static_cast<std::size_t>(comm.rank());
+  for (const std::int64_t each : {1, 5, 3001})
+    for (const bool equal : {true, false})
+      for (const bool in_place : {true, false}) {
+        std::vector<std::int64_t> starts, values;
+        for (std::int64_t r = 0; r <= ranks; ++r) starts.push_back(r * each);
+        if (!equal) starts = uneven_starts(comm.size(), ranks * each);
+        for (std::int64_t i = 0; i < ranks * each; ++i) values.push_back(int_term(comm.rank(), i));
+        const auto count = static_cast<std::size_t>(starts[me + 1] - starts[me]);
+        std::vector<std::int64_t> apart(count, -1);
+        const auto out =
+            in_place ? std::span(values).subspan(static_cast<std::size_t>(starts[me]), count)
+                     : std::span(apart);
+        comm.reduce_scatter_sum(out, std::span<const std::int64_t>(values), starts);
+        for (std::size_t i = 0; i < count; ++i)
+          ASSERT_EQ(out[i], int_sum(comm.size(), starts[me] + static_cast<std::int64_t>(i)))
+              << each << " elements a rank, equal " << equal << ", in place " << in_place;
+      }
+}
+
 // out may be the caller's own slice of in.
 inline void reduce_scatters_in_place(Communicator& comm) {
   const auto starts = uneven_starts(comm.size(), 10007);
@@ -203,6 +226,10 @@ inline void refuses_wrong_sizes(Communicator& comm) {
     comm.reduce_scatter_sum(to, std::span<const float>(in), at);
   };
   EXPECT_THROW(scatter(std::span(out).first(3), starts), InternalError);
+  std::vector<std::int64_t> integers(4 * ranks), sums(3);
+  EXPECT_THROW(
+      comm.reduce_scatter_sum(std::span(sums), std::span<const std::int64_t>(integers), starts),
+      InternalError);
   auto wrong = starts;
   wrong.back() += 1;
   EXPECT_THROW(scatter(out, wrong), InternalError);
@@ -228,6 +255,7 @@ inline void conforms(Communicator& comm) {
   max_spreads_nan(comm);
   sums_spread_nan(comm);
   reduce_scatters_uneven_slices(comm);
+  reduce_scatters_integers(comm);
   reduce_scatters_in_place(comm);
   gathers_bytes_in_place(comm);
   broadcasts_from_every_root(comm);

@@ -64,8 +64,9 @@ float from_ordered_key(std::int32_t key) {
 }
 
 // Sums travel as slices between pairs of ranks, and the owner of a slice adds them by rank. Each
-// rank sends and receives (P - 1) / P of the data, as the best reduce-scatter would, but the order
-// of additions is ours, which MPI_Reduce_scatter does not promise; nor does it bound its memory.
+// rank sends and receives (P - 1) / P of the data, as in the best reduce-scatter (a node's network
+// may carry more: cf. NcclCommunicator), but the order of additions is ours, which
+// MPI_Reduce_scatter does not promise; nor does it bound its memory.
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(const mpi::Comm& comm, MessageLimits limits)

@@ -14,11 +14,6 @@
 namespace demist {
 namespace {
 
-template <class T>
-constexpr ncclDataType_t type_of() {
-  return std::is_same_v<T, float> ? ncclFloat32 : ncclInt64;
-}
-
 // Calls of NCCL that go on side by side. An error leaves no group open behind it.
 class NcclGroup {
  public:
@@ -38,9 +33,13 @@ class NcclGroup {
   bool open_ = true;
 };
 
-// Sums travel as slices between pairs of ranks, and the owner of a slice adds them by rank with a
-// kernel of our own: the bytes of the best reduce-scatter, and the same bits on any topology, which
-// NCCL's own sums of floats do not promise (cf. MpiCommunicator, which does the same).
+// Integers are summed by NCCL: exact in any order, so it may take rings, trees or switches. A
+// reduce-scatter of S bytes moves S (P - 1) / P into and out of each of P GPUs, and as a ring
+// enters a node once, about S / g through each card of a node with g GPUs and a card for each.
+// Floats travel as slices between pairs of ranks, and the owner of a slice adds them by rank with a
+// kernel of our own: the same bits on any topology, which NCCL's own sums of floats do not promise
+// (cf. MpiCommunicator, which does the same). That moves the bytes of a ring through each GPU, but
+// S (P - g) / P through each card, since nothing is added before it leaves its node.
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(const mpi::Comm& comm, cuda::CudaBackend& backend, const NcclLimits& limits)
@@ -76,20 +75,35 @@ class NcclCommunicator final : public Communicator {
     border_.hold(compute_);
     stream_ = &compute_;
   }
-  void all_reduce_sum(std::span<float> values) override { all_reduce(values, sum<float>); }
+  void all_reduce_sum(std::span<float> values) override { all_reduce(values, cuda::sum_terms); }
   void all_reduce_sum(std::span<std::int64_t> values) override {
-    all_reduce(values, sum<std::int64_t>);
+    if (size() == 1 || values.empty()) return;
+    group("NCCL sum", [&](ncclComm_t nccl) {
+      check(ncclAllReduce(values.data(), values.data(), values.size(), ncclInt64, ncclSum, nccl,
+                          stream_->get()),
+            "NCCL sum");
+    });
   }
   void all_reduce_max(std::span<float> values) override { all_reduce(values, cuda::max_terms); }
   void reduce_scatter_sum(std::span<std::int64_t> out, std::span<const std::int64_t> in,
                           std::span<const std::int64_t> starts) override {
     check_slices(starts, size(), in.size());
-    reduce_scatter(out, in, starts, sum<std::int64_t>);
+    check_own(out.size(), starts);
+    if (in.empty()) return;
+    group("NCCL sum", [&](ncclComm_t nccl) {
+      if (are_equal(starts))
+        check(ncclReduceScatter(in.data(), out.data(), out.size(), ncclInt64, ncclSum, nccl,
+                                stream_->get()),
+              "NCCL sum");
+      else
+        reduce_to_owners(nccl, out, in, starts);
+    });
   }
   void reduce_scatter_sum(std::span<float> out, std::span<const float> in,
                           std::span<const std::int64_t> starts) override {
     check_slices(starts, size(), in.size());
-    reduce_scatter(out, in, starts, sum<float>);
+    check_own(out.size(), starts);
+    reduce_scatter(out, in, starts, cuda::sum_terms);
   }
   void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) override {
     check_slices(starts, size(), all.size());
@@ -115,14 +129,33 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
-  template <class T>
-  using Combine = void (*)(cudaStream_t, T*, const cuda::Terms<T>&, std::int64_t);
-  template <class T>
-  static void sum(cudaStream_t stream, T* out, const cuda::Terms<T>& terms, std::int64_t count) {
-    cuda::sum_terms(stream, out, terms, count);
-  }
+  using Combine = void (*)(cudaStream_t, float*, const cuda::FloatTerms&, std::int64_t);
 
   std::size_t others() const { return static_cast<std::size_t>(std::max(1, size() - 1)); }
+
+  void check_own(std::size_t out, std::span<const std::int64_t> starts) const {
+    const auto mine = static_cast<std::size_t>(rank());
+    ensure(static_cast<std::int64_t>(out) == starts[mine + 1] - starts[mine],
+           "communicator: out is not as long as this rank's slice");
+  }
+  static bool are_equal(std::span<const std::int64_t> starts) {
+    for (std::size_t r = 1; r < starts.size(); ++r)
+      if (starts[r] - starts[r - 1] != starts[1]) return false;
+    return true;
+  }
+  // ncclReduceScatter knows only equal slices. Those of a bucket that is not a multiple of tiles
+  // and ranks (words, vectors) go side by side, each to its owner, without a copy into equal ones.
+  void reduce_to_owners(ncclComm_t nccl, std::span<std::int64_t> out,
+                        std::span<const std::int64_t> in, std::span<const std::int64_t> starts) {
+    for (int r = 0; r < size(); ++r) {
+      const auto at = static_cast<std::size_t>(r);
+      const auto count = static_cast<std::size_t>(starts[at + 1] - starts[at]);
+      if (count == 0) continue;
+      check(ncclReduce(in.data() + starts[at], r == rank() ? out.data() : nullptr, count, ncclInt64,
+                       ncclSum, r, nccl, stream_->get()),
+            "NCCL sum");
+    }
+  }
 
   // calls(ncclComm_t) as one operation.
   template <class Calls>
@@ -136,29 +169,25 @@ class NcclCommunicator final : public Communicator {
   }
 
   // The values are cut into one slice a rank: combined by its owner, then gathered.
-  template <class T>
-  void all_reduce(std::span<T> values, Combine<T> combine) {
+  void all_reduce(std::span<float> values, Combine combine) {
     if (size() == 1) return;
     const auto total = static_cast<std::int64_t>(values.size());
     std::vector<std::int64_t> starts, bytes;
     for (int r = 0; r <= size(); ++r) {
       starts.push_back(total * r / size());
-      bytes.push_back(starts.back() * static_cast<std::int64_t>(sizeof(T)));
+      bytes.push_back(starts.back() * static_cast<std::int64_t>(sizeof(float)));
     }
     const auto mine = static_cast<std::size_t>(rank());
     const auto own = values.subspan(static_cast<std::size_t>(starts[mine]),
                                     static_cast<std::size_t>(starts[mine + 1] - starts[mine]));
-    reduce_scatter(own, std::span<const T>(values), starts, combine);
+    reduce_scatter(own, std::span<const float>(values), starts, combine);
     all_gather(std::as_writable_bytes(values), bytes);
   }
 
-  template <class T>
-  void reduce_scatter(std::span<T> out, std::span<const T> in, std::span<const std::int64_t> starts,
-                      Combine<T> combine) {
+  void reduce_scatter(std::span<float> out, std::span<const float> in,
+                      std::span<const std::int64_t> starts, Combine combine) {
     const auto mine = static_cast<std::size_t>(rank());
-    ensure(static_cast<std::int64_t>(out.size()) == starts[mine + 1] - starts[mine],
-           "communicator: out is not as long as this rank's slice");
-    const auto piece = static_cast<std::int64_t>(piece_bytes_ / sizeof(T));
+    const auto piece = static_cast<std::int64_t>(piece_bytes_ / sizeof(float));
     std::int64_t longest = 0;
     for (std::size_t r = 0; r + 1 < starts.size(); ++r)
       longest = std::max(longest, starts[r + 1] - starts[r]);
@@ -167,19 +196,19 @@ class NcclCommunicator final : public Communicator {
         return std::clamp<std::int64_t>(starts[r + 1] - starts[r] - at, 0, piece);
       };
       exchange(in, starts, at, count);
-      const T* staged = reinterpret_cast<const T*>(staging_.data());
-      const cuda::Terms<T> terms{.own = in.data() + starts[mine] + at,
-                                 .others = staged,
-                                 .stride = piece,
-                                 .count = size() - 1,
-                                 .rank = rank()};
+      const float* staged = reinterpret_cast<const float*>(staging_.data());
+      const cuda::FloatTerms terms{.own = in.data() + starts[mine] + at,
+                                   .others = staged,
+                                   .stride = piece,
+                                   .count = size() - 1,
+                                   .rank = rank()};
       combine(stream_->get(), out.data() + at, terms, count(mine));
     }
   }
 
   // Sends piece `at` of every other rank's slice and receives theirs of mine, in rank order.
-  template <class T, class Count>
-  void exchange(std::span<const T> in, std::span<const std::int64_t> starts, std::int64_t at,
+  template <class Count>
+  void exchange(std::span<const float> in, std::span<const std::int64_t> starts, std::int64_t at,
                 Count&& count) {
     const auto mine = static_cast<std::size_t>(rank());
     group("NCCL sum", [&](ncclComm_t nccl) {
@@ -189,10 +218,10 @@ class NcclCommunicator final : public Communicator {
         const auto to = static_cast<std::size_t>(r);
         if (count(to) > 0)
           check(ncclSend(in.data() + starts[to] + at, static_cast<std::size_t>(count(to)),
-                         type_of<T>(), r, nccl, stream_->get()),
+                         ncclFloat32, r, nccl, stream_->get()),
                 "NCCL send");
         if (count(mine) > 0)
-          check(ncclRecv(into, static_cast<std::size_t>(count(mine)), type_of<T>(), r, nccl,
+          check(ncclRecv(into, static_cast<std::size_t>(count(mine)), ncclFloat32, r, nccl,
                          stream_->get()),
                 "NCCL receive");
         into += piece_bytes_;

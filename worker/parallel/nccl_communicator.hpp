@@ -13,7 +13,8 @@
 namespace demist {
 
 struct NcclLimits {
-  std::size_t staging_bytes = std::size_t{16} << 20;  // of device memory, for the terms of a sum
+  std::size_t staging_bytes = std::size_t{16}
+                              << 20;  // of device memory, for the terms of a sum of floats
   // To come together: hundreds of ranks on a busy file system may take a minute.
   std::chrono::milliseconds start = std::chrono::minutes(5);
 };

@@ -4,12 +4,14 @@
 
 #include "kernels/cuda/cuda_backend.hpp"
 #include "tests/emulation/counters.hpp"
+#include "tests/emulation/nccl_operation.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
 #include "tests/support/tiny_trainer.hpp"
 #include "worker/optimizer/sharded_adamw.hpp"
 #include "worker/parallel/cuda_device.hpp"
+#include "worker/parallel/nccl_communicator.hpp"
 
 namespace demist {
 namespace {
@@ -159,6 +161,40 @@ TEST(UpdateCalls, DoNotGrowWithTheTensors) {
     optimizer.update(gradient.span(), 1, 0);
     EXPECT_EQ(emu::counters().launches - before, std::ssize(table.buckets()));
   }
+}
+
+// Integers are left to NCCL: no kernel of ours, no messages between pairs.
+TEST(SumCalls, OfIntegersAreNccls) {
+  if (test::world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  cuda::CudaBackend backend;
+  const auto comm = make_nccl_communicator(test::world(), backend);
+  const auto ranks = static_cast<std::size_t>(comm->size());
+  const bool first = comm->rank() == 0;
+  Buffer<std::int64_t> in(3 * ranks, backend.memory()), out(first ? 4 : 3, backend.memory());
+  backend.zero(in.data(), in.bytes());
+  std::vector<std::int64_t> starts;
+  for (std::size_t r = 0; r <= ranks; ++r) starts.push_back(static_cast<std::int64_t>(3 * r));
+  const std::span<const std::int64_t> terms(in.span());
+  const auto added = [&](emu::Kind kind, auto&& call) {
+    const std::int64_t before = emu::nccl_calls(kind);
+    call();
+    return emu::nccl_calls(kind) - before;
+  };
+  const emu::Counters before = emu::counters();
+  const std::int64_t messages = added(emu::Kind::point_to_point, [&] {
+    EXPECT_EQ(added(emu::Kind::reduce_scatter,
+                    [&] { comm->reduce_scatter_sum(out.span().first(3), terms, starts); }),
+              1);
+    starts[1] = 4;  // longer than the second
+    const std::size_t mine = first ? 4 : comm->rank() == 1 ? 2 : 3;
+    EXPECT_EQ(added(emu::Kind::reduce,
+                    [&] { comm->reduce_scatter_sum(out.span().first(mine), terms, starts); }),
+              comm->size());
+    EXPECT_EQ(added(emu::Kind::all_reduce, [&] { comm->all_reduce_sum(in.span()); }), 1);
+  });
+  EXPECT_EQ(messages, 0);
+  EXPECT_EQ(emu::counters() - before, emu::Counters()) << to_text(emu::counters() - before);
+  comm->barrier();
 }
 
 }  // namespace
