@@ -15,7 +15,8 @@ namespace demist::cuda {
 // norm of the difference by the larger of the row's norm and the sequence's root mean square of
 // them. Both round P, dS and the results to the storage type, where either may fall the other way:
 // in tests our two paths are up to 1.3e-2 apart in bf16 (one head; more heads average it).
-// `lse`: the difference by the larger of 1 and its size.
+// `lse`: the difference by the larger of 1 and its size. The program's own limits, at run time:
+// those of tests are in tests/cuda/tolerance.hpp.
 struct AttentionLimits {
   double row, lse;
 };

@@ -10,9 +10,9 @@
 
 #include "kernels/backend.hpp"
 #include "kernels/cuda/attention.hpp"
+#include "tests/cuda/tolerance.hpp"
 #include "tests/emulation/device_buffer.hpp"
 #include "tests/kernels/attention_oracle.hpp"
-#include "tests/support/tolerance.hpp"
 #ifdef DEMIST_EMULATED
 #include "tests/emulation/emulator.hpp"
 #endif
@@ -32,16 +32,7 @@ struct Case {
   Keys keys;
 };
 
-// Relative Frobenius limits against the oracle, those of the CPU's kernels. bf16: one rounding of
-// the output is 2^-9 / sqrt(3); the backward pass multiplies rounded P and dS and starts from a
-// rounded output. lse stays in fp32, its exponentials are good to 2^-22.
-struct Limits {
-  double forward, lse, backward;
-};
-Limits limits_of(Path path) {
-  if (path == Path::unfused_f32) return {1e-6, 2e-6, 2e-6};
-  return {3.5e-3, 2e-6, 4e-3};
-}
+DType storage_of(Path path) { return path == Path::unfused_f32 ? DType::f32 : DType::bf16; }
 
 float as_float(float x) { return x; }
 float as_float(bf16 x) { return static_cast<float>(x); }
@@ -233,12 +224,12 @@ std::vector<double> doubles(const std::vector<S>& values) {
 
 template <class S>
 void expect_close(const Problem<S>& problem, const Result<S>& result, Path path) {
-  const Limits limits = limits_of(path);
+  const DType dtype = storage_of(path);
   const oracle::AttentionOracle expected(problem.op, doubles(problem.qkv));
-  EXPECT_LE(relative_error(doubles(result.out), expected.out), limits.forward);
-  EXPECT_LE(relative_error(doubles(result.lse), expected.lse), limits.lse);
+  EXPECT_LE(relative_error(doubles(result.out), expected.out), kAttentionForward.of(dtype));
+  EXPECT_LE(relative_error(doubles(result.lse), expected.lse), kAttentionLse.of(dtype));
   EXPECT_LE(relative_error(doubles(result.dqkv), expected.backward(doubles(problem.dout))),
-            limits.backward);
+            kAttentionBackward.of(dtype));
 }
 
 constexpr Case kFusedCases[] = {
@@ -302,9 +293,8 @@ TEST_P(AnyPath, MatchesTheCpu) {
   backend->attention_forward(out, lse, qkv, problem.op);
   backend->attention_backward(matrix(host.dqkv.data(), n, 3 * width),
                               matrix(problem.dout.data(), n, width), qkv, out, lse, problem.op);
-  const Limits limits = limits_of(GetParam());
-  EXPECT_LE(relative_error(doubles(device.out), doubles(host.out)), 2 * limits.forward);
-  EXPECT_LE(relative_error(doubles(device.dqkv), doubles(host.dqkv)), 2 * limits.backward);
+  EXPECT_LE(relative_error(doubles(device.out), doubles(host.out)), 2 * kAttentionForward.bf16);
+  EXPECT_LE(relative_error(doubles(device.dqkv), doubles(host.dqkv)), 2 * kAttentionBackward.bf16);
 }
 
 // With V the unit vectors, an output row is a row of dropped probabilities: the dropped ones are 0.
@@ -406,7 +396,8 @@ TEST_P(AnyPath, LargeScoresDoNotOverflow) {
   Problem<bf16> problem({"", 1, 40, 1, 64, 0.0f, Keys::all});
   for (bf16& x : problem.qkv) x = bf16(as_float(x) * 50.0f);
   const oracle::AttentionOracle expected(problem.op, doubles(problem.qkv));
-  EXPECT_LE(relative_error(doubles(run(problem, GetParam()).out), expected.out), 4e-3);
+  EXPECT_LE(relative_error(doubles(run(problem, GetParam()).out), expected.out),
+            kAttentionForward.bf16);
 }
 
 TEST(FusedAttentionLimits, AsksForTheRightShapes) {

@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -147,6 +148,28 @@ class Parts(unittest.TestCase):
 
     def test_the_limits_leave_room_in_eight_minutes(self):
         self.assertLess(sum(p.limit_s for p in parts.PARTS), 480)
+
+    def test_the_limit_of_losses_is_that_of_the_table(self):
+        table = (SOURCE / "tests" / "cuda" / "tolerance.hpp").read_text()
+        self.assertEqual(parts.PROGRAM_LOSS, float(re.search(r" kProgramLoss = (\S+);", table)[1]))
+
+    def program_writing(self, gpu, cpu):
+        """A `demist run` whose loss depends on the device; the words behind its settings are KEY=VALUE."""
+        self.program("demist", f"""loss={cpu}
+for word in "$@"; do case "$word" in
+  run_dir=*) folder="${{word#run_dir=}}";;
+  parallel.device=CUDA) loss={gpu};;
+esac; done
+mkdir -p "$folder"
+echo "{{\\"event\\": \\"step\\", \\"stage\\": \\"s\\", \\"step\\": 1, \\"loss\\": $loss}}" > "$folder/metrics.jsonl"
+""")
+
+    def test_losses_beyond_the_limit_fail(self):
+        for gpu, outcome in ((4 * (1 + 0.9 * parts.PROGRAM_LOSS), "passed"), (4 * (1 + 1.1 * parts.PROGRAM_LOSS), "failed"),
+                             ("NaN", "failed")):
+            self.program_writing(gpu, 4)
+            _, lines = self.check(Part("program", "", 20, parts.program))
+            self.assertEqual(lines["program"]["outcome"], outcome, lines["program"]["note"])
 
     def test_checks_come_before_long_measurements(self):
         names = [p.name for p in parts.PARTS]

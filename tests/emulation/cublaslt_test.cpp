@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "tests/cuda/tolerance.hpp"
 #include "tests/emulation/cublaslt_fixture.hpp"
 
 namespace demist::cuda::test {
@@ -38,9 +39,7 @@ TEST_P(CublasLt, MultipliesLikeSumsInDouble) {
   ASSERT_FALSE(results.empty());
   ASSERT_EQ(product.run(&results.front()), CUBLAS_STATUS_SUCCESS);
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-  // bf16 results: half a unit in the last place. fp32: the order of 56 additions.
-  const double tolerance = c.out == CUDA_R_16BF ? 1.0 / 256 : 2e-6;
-  product.expect_near(tolerance);
+  product.expect_near(c.out == CUDA_R_16BF ? kCublasLt.bf16 : kCublasLt.f32);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -82,7 +81,7 @@ TEST(CublasLtSearch, OffersAlgorithmsWithinTheWorkspace) {
       EXPECT_LE(result.workspaceSize, limit);
       ASSERT_EQ(product.run(&result), CUBLAS_STATUS_SUCCESS);
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-      product.expect_near(1.0 / 256);
+      product.expect_near(kCublasLt.bf16);
     }
   }
 }

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 
+#include "tests/cuda/tolerance.hpp"
 #include "tests/emulation/device_buffer.hpp"
 #include "tests/emulation/primitive_kernels.hpp"
 
@@ -142,7 +143,7 @@ TEST(Primitives, MmaMultipliesTiles) {
       for (int k = 0; k < 16; ++k)
         sum +=
             static_cast<double>(__bfloat162float(a[i * 16 + k])) * __bfloat162float(b[k * 8 + j]);
-      EXPECT_NEAR(d[i * 8 + j], sum, 2e-5 * (1 + std::abs(sum))) << i << ' ' << j;
+      EXPECT_NEAR(d[i * 8 + j], sum, kMma * (1 + std::abs(sum))) << i << ' ' << j;
     }
 }
 
@@ -214,7 +215,7 @@ TEST(Primitives, FastFunctionsAreNear) {
                           : f == kLog   ? std::log(x)
                           : f == kRsqrt ? 1 / std::sqrt(x)
                                         : x / 3;
-      EXPECT_NEAR(out[i], want, 1e-5 * (std::abs(want) + 0.1)) << f << " of " << x;
+      EXPECT_NEAR(out[i], want, kFastFunctions * (std::abs(want) + 0.1)) << f << " of " << x;
     }
   }
   const float infinity = std::numeric_limits<float>::infinity();

@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "kernels/cuda/cuda_backend.hpp"
+#include "tests/cuda/tolerance.hpp"
 #include "tests/support/faulty_attention.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
@@ -23,8 +24,6 @@ using cuda::test::FaultyAttention;
 
 constexpr std::int32_t kMicroBatches = 4;
 constexpr std::int64_t kColumns = 128;
-// Of a loss, relative, after two steps: roundings that fall the other way (trainer_test.cpp).
-constexpr double kTolerance = 1e-2;
 
 const mpi::Comm& world() { return test::world(); }
 
@@ -170,7 +169,7 @@ TEST(AttentionChoices, UnfusedLearnsAsOwnDoes) {
     Stage own(a.path() / name, AttentionWish::own, Cudnn::absent, dropout);
     Stage unfused(b.path() / name, AttentionWish::unfused, Cudnn::absent, dropout);
     const double expected = own.run_until(2);
-    EXPECT_NEAR(unfused.run_until(2), expected, kTolerance * expected);
+    EXPECT_NEAR(unfused.run_until(2), expected, cuda::test::kPathLoss * expected);
     EXPECT_NE(own.save(), unfused.save()) << "another path has other bits";
   }
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include "tests/cuda/tolerance.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
@@ -80,7 +81,7 @@ TEST_P(CudaGenerate, GivesTheCpusTokens) {
       for (std::size_t i = 0; i < want.size(); ++i) {
         EXPECT_EQ(got[i].ids, want[i].ids) << "request " << i << ", temperature " << temperature;
         EXPECT_EQ(got[i].steps_run, want[i].steps_run);
-        EXPECT_NEAR(got[i].mean_log_prob, want[i].mean_log_prob, 1e-4);
+        EXPECT_NEAR(got[i].mean_log_prob, want[i].mean_log_prob, cuda::test::kMeanLogProb);
       }
       // Draws differ from the best tokens, or they would prove nothing.
       if (temperature == 0) continue;

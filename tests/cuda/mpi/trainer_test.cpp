@@ -9,10 +9,10 @@
 #include <cmath>
 
 #include "kernels/cuda/work_sizes.hpp"
+#include "tests/cuda/tolerance.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/random_source.hpp"
 #include "tests/support/shared_folder.hpp"
-#include "tests/support/tolerance.hpp"
 #include "worker/parallel/cuda_device.hpp"
 
 namespace demist {
@@ -30,9 +30,7 @@ struct Case {
     return std::string(name_of(compute)) + (norm == NormPlacement::post ? "Post" : "Pre") +
            (rdm ? "Rdm" : "Mlm");
   }
-  // Of a loss, relative, after kSteps steps. fp32: other orders of summation. bf16: roundings that
-  // fall the other way, which the optimizer then carries on.
-  double tolerance() const { return compute == DType::f32 ? 2e-5 : 1e-2; }
+  double loss_tolerance() const { return cuda::test::kTrainingLoss.of(compute); }
 };
 
 // Heads of 64, so that bf16 takes the fused attention kernels at any tensor-parallel size.
@@ -96,11 +94,11 @@ TEST_P(CudaTrainer, LearnsAsTheCpuDoes) {
     trainer.initialize();
     const std::vector<double> got = losses(trainer, world.size() / tensor_size, kSteps);
     for (std::size_t i = 0; i < want.size(); ++i)
-      EXPECT_NEAR(got[i], want[i], GetParam().tolerance() * want[i])
+      EXPECT_NEAR(got[i], want[i], GetParam().loss_tolerance() * want[i])
           << "step " << i << ", tensor parallel " << tensor_size;
-    EXPECT_LT(got.back(), 0.98 * got.front()) << "it does not learn";
+    EXPECT_LT(got.back(), cuda::test::kLearned * got.front()) << "it does not learn";
     EXPECT_NEAR(trainer.held_out_loss(*source_for(GetParam()), 3), want_held_out,
-                GetParam().tolerance() * want_held_out);
+                GetParam().loss_tolerance() * want_held_out);
   }
 }
 
@@ -219,7 +217,7 @@ TEST_P(CudaTrainer, AnswersAsTheCpuDoes) {
   };
   EXPECT_LE(test::relative_error(logits(make_cuda_device(mpi::Comm()).backend),
                                  logits(make_cpu_device().backend)),
-            GetParam().tolerance());
+            cuda::test::kLogits.of(GetParam().compute));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaTrainer,
