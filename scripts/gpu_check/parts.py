@@ -24,11 +24,13 @@ class Part:
 CONFORMANCE = ["WarpOf*", "Primitives*", "Runtime*", "*CublasLt*"]
 # Rehearsed on two cores: one test of each kind.
 REHEARSED_KERNELS = ["Device/GeluTest.MatchesTheCpu/*", "Device/RowsTest.GatherAndScatterCopy/*"]
+# Large enough to take seconds of a host's time each: a part of their own.
+REAL_SIZES = ["RealSizes.*"]
 REHEARSED_TRAINING = ["Cases/CudaTrainer.OneHashForAnyNumberOfGroups/fp32PostMlm",
                       "Cases/CudaTrainer.AnswersAsTheCpuDoes/fp32PostMlm"]
 # Every kernel once or more, in sizes of the emulated device: a sanitizer makes them a hundred times slower.
 SMALL = ["Device/*MatchesTheCpu/*", "Device/RowsTest.*", "DeviceOptimizerTest.*", "Device/CrossEntropyTest.*",
-         "Cuda/AnyPath.MatchesTheCpu/*", "WarpOf*", "Primitives*"]
+         "Cuda/AnyPath.MatchesTheCpu/*", "CombineTerms.*", "WarpOf*", "Primitives*"]
 # kProgramLoss of tests/cuda/tolerance.hpp, which a bundle does not hold.
 PROGRAM_LOSS = 2e-2
 SANITIZERS = {"memcheck": "accesses outside of allocations", "racecheck": "races in shared memory",
@@ -93,8 +95,12 @@ def conformance(run):
 
 
 def kernels(run):
-    patterns = REHEARSED_KERNELS if run.rehearsal else ["*", "-" + CONFORMANCE[0], *CONFORMANCE[1:]]
+    patterns = REHEARSED_KERNELS if run.rehearsal else ["*", "-" + CONFORMANCE[0], *CONFORMANCE[1:], *REAL_SIZES]
     return f"{gtest(run, 'cuda_tests', patterns)} tests"
+
+
+def sizes(run):
+    return f"{gtest(run, 'cuda_tests', REAL_SIZES)} tests"
 
 
 def training(run):
@@ -217,12 +223,13 @@ PARTS = [
     Part("training", "20 training steps against the CPU backend", 40, training),
     Part("program", "`demist run configs/tiny.textproto` on both devices", 30, program),
     Part("repeat", "every operation again beside a busy stream: the same bits", 20, repeat),
+    Part("sizes", "kernels in the sizes of large models against the CPU", 24, sizes),
     Part("attention", "attention engines against the unfused path", 25, attention),
-    Part("sanitizer", "compute-sanitizer on small tests", 75, sanitizer),
+    Part("sanitizer", "compute-sanitizer on small tests", 65, sanitizer),
     Part("products", "matrix products", 20, products),
     Part("base", "a step of XLM-R base, with each operation", 30, base),
-    Part("price", "EXACT against FAST", 40, price),
+    Part("price", "EXACT against FAST", 35, price),
     Part("large", "a step of XLM-R large", 30, large),
     Part("xl", "a step of some layers of XLM-R XL", 30, xl),
-    Part("xxl", "a step of some layers of XLM-R XXL", 45, xxl),
+    Part("xxl", "a step of some layers of XLM-R XXL", 40, xxl),
 ]

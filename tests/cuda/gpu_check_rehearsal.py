@@ -57,7 +57,7 @@ def module(source, name):
 def check_results(results):
     outcomes = {part["name"]: part["outcome"] for part in results["parts"]}
     expect(set(outcomes.values()) == {"passed"}, f"not all parts passed: {outcomes}")
-    expect(len(outcomes) == 14, f"{len(outcomes)} parts")
+    expect(len(outcomes) == 15, f"{len(outcomes)} parts")
     kinds = {m["kind"] for m in results["measurements"]}
     expect(kinds == {"attention", "cudnn", "device", "product", "step", "operation", "repeat"}, f"measured: {kinds}")
     note = next(part["note"] for part in results["parts"] if part["name"] == "attention")

@@ -37,6 +37,12 @@ inline constexpr double kFastFunctions = 1e-5;  // exponentials and the like, a 
 // Of a product's element, by the sum of its terms' sizes. bf16 results: half a unit in the last
 // place. fp32: the order of 56 additions.
 inline constexpr Tolerance kCublasLt{2e-6, 1.0 / 256};
+// Terms of 1 to 8 ranks added in fp32, by the terms' sizes: 7 roundings of 2^-24.
+inline constexpr double kCombinedSum = 5e-7;
+// In the sizes of large models, on both sides. Sums over 32,768 rows whose signs differ: added one
+// by one they err by 2^-24 sqrt(rows / 2) = 8e-6 of the result. Sums of 250,002 exponentials.
+inline constexpr double kLongColumnSum = 2e-5;
+inline constexpr double kLongStatistics = 1e-5;
 
 // Losses after training steps on both devices, relative. fp32: other orders of summation, which the
 // optimizer carries on. bf16: roundings that fall the other way, carried on alike. The largest seen
