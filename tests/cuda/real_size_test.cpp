@@ -1,5 +1,5 @@
-// Kernels in the sizes of large models, where indices pass 2^31 bytes and grids reach their limits,
-// against the CPU's. On the emulated device the same code runs in small sizes.
+// Kernels in the sizes of large models, 1 to 2 GB an operand, where grids and sums are as long as
+// in training, against the CPU's. On the emulated device the same code runs in small sizes.
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <cstring>
@@ -172,7 +172,7 @@ TEST(RealSizes, CrossEntropyOverTheVocabularyOfXlmR) {
   EXPECT_LE(dbias.error(), kLongColumnSum);
 }
 
-// More elements than 2^31 bytes hold; the bits are the CPU's.
+// The bits are the CPU's.
 TEST(RealSizes, AdamWOfAWholeModel) {
   const std::int64_t n = kAdamWSize;
   Both<float> param(numbers<float>(n, 1), n), m(numbers<float>(n, 2, 0.1f), n);
