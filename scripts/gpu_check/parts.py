@@ -178,13 +178,13 @@ def large(run):
 
 
 def xl(run):
-    for layers in (2, 6):
-        step(run, "xl", "xl", layers, 32, 2)
+    step(run, "xl", "xl", 2, 32, 2, "--operations")
+    step(run, "xl", "xl", 6, 32, 2)
 
 
 def xxl(run):
-    for layers in (1, 3):
-        step(run, "xxl", "xxl", layers, 16, 2)
+    step(run, "xxl", "xxl", 1, 16, 2, "--operations")
+    step(run, "xxl", "xxl", 3, 16, 2)
 
 
 def find_sanitizer():

@@ -11,6 +11,11 @@ DATA_SHEETS = {
     "NVIDIA A100-SXM4-80GB": (312e12, 2.04e12),
 }
 NONE = "–"
+# Row kernels and attention: their cost grows with a model's width.
+WIDE = {"embed_forward", "embed_backward", "bias_gelu_forward", "bias_gelu_backward", "add_layernorm_forward",
+        "add_layernorm_backward", "dropout", "gather_rows", "scatter_rows", "column_sum", "add", "attention_forward",
+        "attention_backward"}
+ATTENTION_FORMULA = "`4 n T h e` forward and `10 n T h e` backward"
 FLOPS_FORMULA = "`6 n (L (4 d^2 + 2 d f + 2 d T)) + 6 m (d V + d^2)`"
 
 
@@ -103,6 +108,17 @@ def step_rows(measured):
     return rows
 
 
+def rate_of(operation):
+    if operation["flops"] > 0:
+        return f"{operation['flops'] / operation['seconds'] / 1e12:.3g} TFLOP/s"
+    return f"{operation['bytes'] / operation['seconds'] / 1e12:.3g} TB/s" if operation["bytes"] > 0 else NONE
+
+
+def limit_share(measured, operation):
+    limit = measured.limit_seconds(operation)
+    return percent(None if limit is None else limit / operation["seconds"])
+
+
 def operation_rows(measured):
     """Those of a step of base, longest first; then what only other steps call."""
     base = sorted(measured.of("operation", use="base"), key=lambda o: -o["seconds"])
@@ -115,14 +131,18 @@ def operation_rows(measured):
     total = sum(o["seconds"] for o in base if o["calls"] > 0)
     rows = []
     for o in base + other:
-        limit = measured.limit_seconds(o)
         in_step = o["calls"] > 0 and o in base
-        rate = f"{o['flops'] / o['seconds'] / 1e12:.3g} TFLOP/s" if o["flops"] > 0 else (
-            f"{o['bytes'] / o['seconds'] / 1e12:.3g} TB/s" if o["bytes"] > 0 else NONE)
         rows.append([o["name"], o["shape"], f"{o['calls']:g}" if in_step else NONE, milliseconds(o["seconds"]),
-                     percent(o["seconds"] / total) if in_step else NONE, rate,
-                     percent(None if limit is None else limit / o["seconds"])])
+                     percent(o["seconds"] / total) if in_step else NONE, rate_of(o),
+                     limit_share(measured, o)])
     return rows
+
+
+def wide_rows(measured):
+    """Kernels over rows as wide as the large models'; products have a table, vectors are as long anywhere."""
+    return [[use, o["name"], o["shape"], milliseconds(o["seconds"] / o["calls"]), rate_of(o), limit_share(measured, o)]
+            for use in ("xl", "xxl") for o in measured.of("operation", use=use)
+            if o["name"] in WIDE and o["calls"] > 0]
 
 
 def operation_sum(measured):
@@ -171,6 +191,26 @@ def product_rows(measured):
             for p in measured.of("product")]
 
 
+def attention_costs(a):
+    """(name of its seconds, bytes, FLOPs) of both passes: the least that any engine must move and multiply."""
+    tokens, width = a["rows"] * a["cols"], a["heads"] * a["head_dim"]
+    product = 2 * tokens * a["cols"] * width
+    statistics = 4 * tokens * a["heads"]
+    return (("forward_seconds", 2 * tokens * 4 * width + statistics, 2 * product),
+            ("backward_seconds", 2 * tokens * 8 * width + statistics, 5 * product))
+
+
+def attention_cells(measured, a):
+    cells = []
+    for key, moved, flops in attention_costs(a):
+        if key not in a:
+            cells += [NONE] * 3
+            continue
+        one = {"seconds": a[key], "bytes": moved, "flops": flops}
+        cells += [milliseconds(a[key]), f"{flops / a[key] / 1e12:.3g}", limit_share(measured, one)]
+    return cells
+
+
 def attention_rows(measured):
     rows = []
     for a in measured.of("attention"):
@@ -178,8 +218,7 @@ def attention_rows(measured):
         if "kept_bytes" in a:
             agrees += f"; keeps {gigabytes(a['kept_bytes'])} GB, planned {gigabytes(a['planned_bytes'])}"
         rows.append([a["path"], f"{a['model']}, {a['rows']} x {a['cols']}, {a['heads']} heads of {a['head_dim']}",
-                     *(milliseconds(a[key]) if key in a else NONE for key in ("forward_seconds", "backward_seconds")),
-                     agrees])
+                     *attention_cells(measured, a), agrees])
     return rows
 
 
@@ -193,7 +232,9 @@ def markdown(results):
     price_head = ["micro-batches", "EXACT ms", "FAST ms", "price"]
     memory_head = ["step", "reduction", "micro-batches", "planned GB", "measured GB", "ratio"]
     start_head = ["seconds", "to `main` and MPI", "device", "plan", "weights", "first step", "sum"]
-    attention_head = ["engine", "shape", "forward ms", "backward ms", "as UNFUSED"]
+    attention_head = ["engine", "shape", "forward ms", "TFLOP/s", "of its limit", "backward ms", "TFLOP/s", "of its limit",
+                      "as UNFUSED"]
+    wide_head = ["width of", "operation", "shape", "ms a call", "reached", "of its limit"]
     product_head = ["product", "m x n x k", "ms", "TFLOP/s", "of the peak"]
     return "\n\n".join(part for part in [
         title, machine(measured), "Repeat with `./gpu-check` (docs/gpu-check.md).", checks(measured),
@@ -207,10 +248,15 @@ def markdown(results):
         "XLM-R base, all calls of a kind and shape together, timed by events on the device. The limit is the longer of "
         "bytes over bandwidth and FLOPs over the peak; bytes and FLOPs are those of the kernels' comments.",
         table(operation_head, operation_rows(measured)), operation_sum(measured),
+        "### Operations at the widths of XL and XXL",
+        "A call on the average, of the steps with the fewest layers.", table(wide_head, wide_rows(measured)),
         "### Price of EXACT on the device", table(price_head, price_rows(measured)),
         "### Memory", "Measured: what cudaMemGetInfo lost between the start of the backend (context, 32 MiB of cuBLASLt "
         "workspace) and the last step.", table(memory_head, memory_rows(measured)),
         "### Start", table(start_head, start_rows(measured)),
-        "### Attention", "bf16, no dropout, whole rows, median of 10.", table(attention_head, attention_rows(measured)),
+        "### Attention",
+        f"bf16, no dropout, whole rows, median of 10. FLOPs are {ATTENTION_FORMULA} for n tokens in rows of T and h heads "
+        "of e, the fewest that give the result (2 and 5 products; OWN makes 7 backward), and bytes each operand's once: "
+        "all engines are compared with the same limit.", table(attention_head, attention_rows(measured)),
         "### Products", "bf16 in, random numbers, median of 20; weight gradients and logits to fp32.",
         table(product_head, product_rows(measured))] if part) + "\n"

@@ -97,6 +97,15 @@ def backend_operations(source):
     return names
 
 
+def check_attention_cells(text):
+    """OWN and UNFUSED: milliseconds, TFLOP/s, no share for either pass, and the verdict."""
+    for path in ("OWN", "UNFUSED"):
+        row = next((line for line in text.splitlines() if line.startswith(f"| {path} | tiny")), "")
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        expect(len(cells) == 9 and cells[4] == cells[7] == "–" and cells[8] == "yes", f"attention of {path}: {row}")
+        expect(all(float(cell.replace(",", "")) > 0 for cell in (cells[2], cells[3], cells[5], cells[6])), row)
+
+
 def check_report(source, results, text):
     expect("not measured" not in text, "a table is empty:\n" + text)
     expect(text.startswith("## Rehearsal on an emulated device"), text[:100])
@@ -104,7 +113,11 @@ def check_report(source, results, text):
         expect(f"| {name} |" in text, f"{name} has no line:\n{text}")
     for use in ("base", "large", "xl", "xxl"):
         expect(f"| {use}, " in text, f"no step of {use}")
+    for use in ("xl", "xxl"):
+        for name in ("add_layernorm_forward", "add_layernorm_backward", "bias_gelu_forward", "attention_backward"):
+            expect(f"| {use} | {name} | bf16 " in text, f"no {name} at the width of {use}:\n{text}")
     expect("| xxl, scaled to 2 |" in text, "xxl is not scaled")
+    check_attention_cells(text)
     # The emulated device has no data sheet, so nothing may be compared with one.
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -113,7 +126,7 @@ def check_report(source, results, text):
     report = module(source, "report")
     empty = report.markdown({**results, "parts": [], "measurements": []})
     tables = [line for line in empty.splitlines() if line.startswith("|")]
-    expect(not tables and empty.count("not measured") == 8, "numbers without measurements:\n" + empty)
+    expect(not tables and empty.count("not measured") == 9, "numbers without measurements:\n" + empty)
 
 
 def check_fixtures(source, output):

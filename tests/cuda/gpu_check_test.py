@@ -208,8 +208,24 @@ class Report(unittest.TestCase):
         one = {"kind": "attention", "model": "base", "rows": 64, "cols": 512, "heads": 12, "head_dim": 64, "problem": ""}
         text = self.text({**one, "path": "OWN", "forward_seconds": 1e-3, "backward_seconds": 3e-3},
                          {**one, "path": "CUDNN", "problem": "dQ is wrong", "kept_bytes": 4e8, "planned_bytes": 5e8})
-        self.assertIn("| OWN | base, 64 x 512, 12 heads of 64 | 1 | 3 | yes |", text)
-        self.assertIn("| CUDNN | base, 64 x 512, 12 heads of 64 | – | – | dQ is wrong; keeps 0.40 GB, planned 0.50 |", text)
+        # 4 * 32,768 * 512 * 768 FLOP in 1 ms, 10 of them in 3; 203 MB at 3.35 TB/s take longer than 51.5 GFLOP at
+        # 989 TFLOP/s, and 129 GFLOP longer than 404 MB.
+        self.assertIn("| OWN | base, 64 x 512, 12 heads of 64 | 1 | 51.5 | 6.1 % | 3 | 42.9 | 4.3 % | yes |", text)
+        self.assertIn("| CUDNN | base, 64 x 512, 12 heads of 64 | – | – | – | – | – | – | "
+                      "dQ is wrong; keeps 0.40 GB, planned 0.50 |", text)
+        text = self.text({**one, "path": "OWN", "forward_seconds": 1e-3, "backward_seconds": 3e-3}, device="NVIDIA Z900")
+        self.assertIn("| 1 | 51.5 | – | 3 | 42.9 | – | yes |", text)
+
+    def test_wide_operations_stand_by_the_call(self):
+        operation = {"kind": "operation", "use": "xxl", "shape": "bf16 8192x4096", "calls": 4, "flops": 0}
+        text = self.text({**operation, "name": "add", "seconds": 4e-4, "bytes": 3.35e8},
+                         {**operation, "name": "add_layernorm_forward", "seconds": 8e-4, "bytes": 6.7e8},
+                         {**operation, "name": "gemm", "seconds": 1, "bytes": 1}, {**operation, "name": "adamw", "seconds": 1,
+                                                                                   "bytes": 1})
+        self.assertIn("| xxl | add | bf16 8192x4096 | 0.1 | 0.838 TB/s | 25.0 % |", text)
+        self.assertIn("| xxl | add_layernorm_forward | bf16 8192x4096 | 0.2 | 0.838 TB/s | 25.0 % |", text)
+        self.assertNotIn("| xxl | gemm", text)
+        self.assertNotIn("| xxl | adamw", text)
 
     def test_an_unknown_device_has_no_shares(self):
         text = self.text(step("base", 12, 12, 2.0), device="NVIDIA Z900")
