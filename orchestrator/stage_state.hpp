@@ -25,9 +25,9 @@ struct StageState {
   std::string output;  // identity of what it made; later stages are bound to it
   double seconds = 0;  // all attempts that ended by themselves
   double began = 0;    // of the attempt under way, Unix time in seconds; 0: there is none
-  bool saved = false;  // a checkpoint of it has been written
   std::optional<double> held_out_before, held_out_after;
   std::optional<Score> score;
+  bool saved = false;  // a checkpoint of it has been written
 };
 std::string to_json(const StageState& state);
 StageState stage_state_from_json(const std::string& text);  // throws DataError
