@@ -106,13 +106,21 @@ void each_line(const std::string& lines, const Visitor& visit) {
   }
 }
 
-// Of events.jsonl, the lines that events_in() looks at: steps may leave millions of others.
+// Whether events_in() may look at the line. Steps may leave millions of others, in our own form.
+bool may_concern_a_run(std::string_view line) {
+  constexpr std::string_view field = "\"event\":\"";
+  const std::size_t at = line.find(field);
+  if (at == line.npos) return true;
+  const std::string_view event = line.substr(at + field.size());
+  return event.starts_with("run_") || event.starts_with("job_") ||
+         event.starts_with("attempt_ended") || event.starts_with("stop_asked");
+}
+
 std::string events_of_runs(const fs::path& file) {
   std::string lines;
   std::ifstream in(file, std::ios::binary);
-  for (std::string text; std::getline(in, text);)
-    for (const char* start : {"run_", "job_", "attempt_ended", "stop_asked"})
-      if (text.find(std::string("\"event\":\"") + start) != text.npos) lines += text + "\n";
+  for (std::string line; std::getline(in, line);)
+    if (may_concern_a_run(line)) lines += line + "\n";
   return lines;
 }
 

@@ -116,7 +116,8 @@ std::optional<Checkpoint> open_latest(const fs::path& root) {
   if (entries.empty()) return {};
   throw CheckpointError(root.string() + ": none of its checkpoints (" +
                         std::to_string(entries.size()) +
-                        ") is usable; restore one, or delete this folder to begin anew");
+                        ") is usable; restore one, or delete the folder of the stage, " +
+                        root.parent_path().string() + ", to begin anew");
 }
 
 Checkpoint open_step(const fs::path& root, std::int64_t step) {
