@@ -75,7 +75,7 @@ finish() { # exit code, reason
 }
 
 # The time limit is near ($stop_signal), or Slurm takes the nodes away (TERM): save, then stop.
-asked= pid=
+asked= pid= timed_out=
 ask_to_stop() {
   asked=$1
   event job_signal ",\"signal\":\"$1\""
@@ -89,6 +89,7 @@ trap 'ask_to_stop TERM' TERM
 supervise() {
   "${supervisor[@]}" &
   pid=$!
+  [ -z "$asked" ] || kill -s "$stop_signal" "$pid" # it came before there was whom to tell
   wait "$pid"
   while kill -0 "$pid" 2>/dev/null; do wait "$pid"; done
   wait "$pid"
@@ -100,16 +101,18 @@ supervise() {
 progress() { cat "$run"/*/checkpoints/LATEST "$run"/*/done.json 2>/dev/null | cksum; }
 
 requeue() {
-  [ "$chained" = no ] || finish 75 "stopped; the next job of the chain goes on"
+  [ "$chained" = no ] || finish 75 "stopped; a next job of the chain goes on"
   [ "$restart" -lt "$max_requeues" ] || finish 75 "requeued $restart times, as often as it may be"
-  # After scancel the job is completing: it is not to come back. A query that fails says nothing.
+  # After scancel the job is completing: it is not to come back, unlike one that its time limit ended.
+  # A query that fails says nothing.
   state=
   for try in 1 2 3 4 5; do
-    state=$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null) && [ -n "$state" ] && break
+    state=$(squeue -h -j "$SLURM_JOB_ID" -o '%T %r' 2>/dev/null) && [ -n "$state" ] && break
     sleep "$try"
   done
   case $state in
-    COMPLETING | CANCELLED) finish 75 "cancelled; saved" ;;
+    *TimeLimit | TIMEOUT*) timed_out=yes ;;
+    COMPLETING* | CANCELLED*) finish 75 "cancelled; saved" ;;
   esac
   # Slurm ends this script, and what it runs, with TERM: not before its job, which waits then, is
   # told of bad nodes.
@@ -121,7 +124,8 @@ requeue() {
     trap - TERM
     kill -s TERM "$BASHPID"
   fi
-  finish 75 "could not be requeued; demist resume goes on"
+  [ -z "$timed_out" ] || finish 75 "its time limit ended it, and it cannot be requeued any more"
+  finish 75 "could not be requeued"
 }
 
 event job_start ",\"nodes\":\"$SLURM_JOB_NODELIST\""
@@ -129,6 +133,7 @@ echo "job $SLURM_JOB_ID, start $((restart + 1)), on $SLURM_JOB_NODELIST"
 failures=0
 while :; do
   [ ! -e "$run/STOP" ] || finish 0 "stopped by demist cancel"
+  [ -z "$asked" ] || requeue # what was not saved in time is done again
   before=$(progress)
   supervise
   case $code in
@@ -139,12 +144,13 @@ while :; do
       requeue
       ;;
   esac
-  [ -z "$asked" ] || requeue # what was not saved in time is done again
+  [ -z "$asked" ] || requeue
   # Starting again here is cheaper than a requeue, as long as it leads somewhere.
   if [ "$(progress)" = "$before" ]; then failures=$((failures + 1)); else failures=0; fi
   [ "$failures" -lt 3 ] || finish "$code" "three attempts in a row saved nothing new"
   echo "job $SLURM_JOB_ID starts again after code $code"
-  sleep $((failures * 5))
+  sleep $((failures * 5)) &
+  wait $! # a signal cuts it short
 done
 )bash";
 
@@ -193,6 +199,7 @@ std::string directives(const JobPlan& plan) {
           directive("--open-mode=append");
   text += "# A dead node does not end the job: the supervisor goes on with the others.\n" +
           directive("--no-kill") + directive(plan.chained ? "--no-requeue" : "--requeue");
+  if (plan.profile.stop_seconds == 0) return text;  // no warning: SIGTERM at the limit
   // "B:": to this script, which passes it on.
   return text + directive("--signal=B:" + plan.profile.stop_signal + "@" +
                           std::to_string(plan.profile.stop_seconds));

@@ -100,8 +100,12 @@ void check(const Parsed& parsed) {
                  "must be at least 1", "give the number of ranks a node");
   parsed.require(!c.has_cpus_per_task() || c.cpus_per_task() > 0, "cpus_per_task",
                  "must be at least 1", "give the number of cores a rank");
-  parsed.require(!c.has_stop_seconds() || c.stop_seconds() >= 0, "stop_seconds", "is negative",
-                 "give the seconds that a save takes, and some");
+  // Slurm looks at time limits twice a minute.
+  constexpr int shortest_warning = 60;
+  parsed.require(
+      !c.has_stop_seconds() || c.stop_seconds() == 0 || c.stop_seconds() >= shortest_warning,
+      "stop_seconds", "must be at least 60, or 0 for no warning",
+      "give the seconds that a save takes, and some");
   parsed.require(!c.has_max_requeues() || c.max_requeues() >= 0, "max_requeues", "is negative",
                  "give 0 to never requeue");
   parsed.require(!c.has_container() || !c.container().image().empty(), "container", "has no image",

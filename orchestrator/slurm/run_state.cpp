@@ -114,6 +114,14 @@ std::string failure_text(const RunFacts& f) {
   return join(known, "; ");
 }
 
+// The script's own words on why it stopped with everything saved, where they say more than a
+// cancel.
+std::string stop_text(const RunFacts& f) {
+  const RunEvents& e = f.events;
+  const bool by_script = e.job_ended >= std::max(e.started, e.job_started) && e.job_code == kSaved;
+  return by_script && !e.job_reason.starts_with("cancelled") ? e.job_reason + "; " : "";
+}
+
 // Nobody works on it and no job waits.
 RunState judge_ended(const RunFacts& f) {
   const RunEvents& e = f.events;
@@ -130,8 +138,9 @@ RunState judge_ended(const RunFacts& f) {
       (f.row && f.row->state == "CANCELLED") || (f.account && f.account->state == "CANCELLED");
   const char* const way_on =
       was_never_supervised(f) ? "demist train goes on" : "saved work stands; demist resume goes on";
-  if (f.stop_file || cancelled || (by_itself && !newer_job && (code == kSaved || code == 0)))
-    return {Activity::stopped, way_on};
+  if (f.stop_file || cancelled) return {Activity::stopped, way_on};
+  if (by_itself && !newer_job && (code == kSaved || code == 0))
+    return {Activity::stopped, stop_text(f) + way_on};
   if (was_never_supervised(f))
     return f.progress.begun ? RunState{Activity::stopped, way_on}
                             : RunState{Activity::fresh, "nothing has begun"};

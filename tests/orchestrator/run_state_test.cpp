@@ -114,6 +114,10 @@ TEST(RunState, SilenceIsAStall) {
 TEST(RunState, EndsAreToldApart) {
   EXPECT_EQ(activity(ended(training(), 3, "another attempt would end alike")), Activity::failed);
   EXPECT_EQ(activity(ended(training(), 75, "cancelled; saved")), Activity::stopped);
+  EXPECT_EQ(judge(ended(training(), 75, "cancelled; saved")).detail,
+            "saved work stands; demist resume goes on");
+  EXPECT_EQ(judge(ended(training(), 75, "its time limit ended it")).detail,
+            "its time limit ended it; saved work stands; demist resume goes on");
   RunFacts facts = ended(training(), 137, "three attempts in a row saved nothing new");
   facts.events.failed = kNow - 12;
   facts.events.cause = "rank 3 on node2: out of memory";

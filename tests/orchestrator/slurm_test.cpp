@@ -46,9 +46,9 @@ TEST(Profile, MistakesAreNamedWithPlaceAndRemedy) {
             "c.textproto:2:1: time: \"a day\" is no time; write \"12:00:00\" or \"2-00:00:00\"");
   EXPECT_NE(error_of("environment: \"A=1\"\nenvironment: \"B\"").find("c.textproto:2:1: "),
             std::string::npos);
-  for (const char* wrong :
-       {"stop_signal: KILL", "ntasks_per_node: 0", "srun: \"--a b\"", "sbatch: \"gpu\"",
-        "modules: \"a; rm -rf x\"", "container {}", "max_requeues: -1", "time: 5"})
+  for (const char* wrong : {"stop_signal: KILL", "ntasks_per_node: 0", "srun: \"--a b\"",
+                            "sbatch: \"gpu\"", "modules: \"a; rm -rf x\"", "container {}",
+                            "max_requeues: -1", "time: 5", "stop_seconds: 59", "stop_seconds: -1"})
     EXPECT_NE(error_of(wrong).find("c.textproto:1:"), std::string::npos) << wrong;
   EXPECT_THROW(find_profile("no_such_cluster"), ConfigError);
 }
@@ -144,6 +144,8 @@ TEST(JobScript, AsksForWhatThePlanSays) {
   EXPECT_TRUE(has_line(script, "#SBATCH --exclusive"));
   EXPECT_EQ(script.find("#SBATCH -x"), std::string::npos);
   EXPECT_TRUE(has_line(script, "  --stage adapt"));
+  p.profile = parse_profile("stop_seconds: 0", "c");
+  EXPECT_EQ(job_script(p).find("#SBATCH --signal"), std::string::npos);
 }
 
 // The script itself, run by bash with a supervisor and a Slurm that are shell functions.
@@ -166,14 +168,16 @@ class JobScriptRun : public testing::Test {
     tool("sinfo", "printf '%s up\\n' n1 n2 n3 n4; echo n5 'down*'");
     // The real one ends the script.
     tool("scontrol", "echo \"$@\" >> " + (folder_.path() / "scontrol").string() +
-                         R"(; case $1 in requeue) kill $PPID;; show) echo "${3//,/$'\n'}";; )" +
-                         "update) " + update_ + ";; esac");
-    tool("sleep", "exit 0");
+                         R"(; case $1 in requeue) )" + requeue_ +
+                         R"(;; show) echo "${3//,/$'\n'}";; )" + "update) " + update_ + ";; esac");
+    tool("sleep", sleep_);
+    atomic_write(folder_.path() / "before.sh", before_);
     atomic_write(folder_.path() / "job.sh", job_script(p));
     said_ = capture_process({{"bash", (folder_.path() / "job.sh").string()},
                              {{"PATH", bin.string() + ":/usr/bin:/bin"},
                               {"SLURM_JOB_ID", "7"},
                               {"SLURM_JOB_NODELIST", "n[1-2]"},
+                              {"BASH_ENV", (folder_.path() / "before.sh").string()},
                               {"COUNT", (folder_.path() / "count").string()},
                               {"RUN", run_dir.string()}}},
                             60);
@@ -200,7 +204,8 @@ class JobScriptRun : public testing::Test {
     for (const std::string& node : bad) add_bad_node(run_dir, node, "it died");
   }
 
-  std::string never_on_, update_ = "true";
+  std::string never_on_, update_ = "true", requeue_ = "kill $PPID", sleep_ = "exit 0",
+                         before_;  // before_: what bash reads before the script
   const test::TemporaryFolder folder_;
   Captured said_;
 };
@@ -242,6 +247,31 @@ TEST_F(JobScriptRun, ASignalIsPassedOnAndTheJobComesBack) {
             std::string::npos)
       << events();
   EXPECT_NE(events().find("job_requeue"), std::string::npos);
+}
+
+TEST_F(JobScriptRun, ASignalBetweenAttemptsStartsNoOther) {
+  sleep_ = "kill -USR2 $PPID";
+  run("echo x >> $COUNT; exit 137");
+  EXPECT_TRUE(requeued());
+  EXPECT_EQ(read_file(folder_.path() / "count"), "x\n");
+}
+
+TEST_F(JobScriptRun, AnAttemptThatBeginsWithASignalIsTold) {
+  before_ = "[ \"$0\" != '" + (folder_.path() / "job.sh").string() + "' ] || { set -T\n" +
+            R"(trap '[ "$BASH_COMMAND" != "pid=\$!" ] || kill -USR2 $$' DEBUG)" + "\n}\n";
+  run("for i in {1..60}; do read -t 0.05 <> <(:); done; touch $COUNT");
+  EXPECT_TRUE(requeued()) << said_.output << said_.error;
+  EXPECT_FALSE(fs::exists(folder_.path() / "count")) << "it went on to its end";
+}
+
+TEST_F(JobScriptRun, AJobThatItsTimeLimitEndedIsNotTakenForCancelled) {
+  run("exit 75", false, "COMPLETING TimeLimit");
+  EXPECT_TRUE(requeued());
+  requeue_ = "exit 1";
+  EXPECT_EQ(run("exit 75", false, "COMPLETING TimeLimit"), 75);
+  EXPECT_NE(events().find("its time limit ended it, and it cannot be requeued any more"),
+            std::string::npos)
+      << events();
 }
 
 TEST_F(JobScriptRun, ACancelledJobStaysAway) {

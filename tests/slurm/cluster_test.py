@@ -144,8 +144,8 @@ def starts(run):
 
 
 def time_limit_requeues(run):
-    run.submit("--nodes", "2-4", "--time", "00:01:00")
-    # Slurm looks at limits twice a minute: the signal comes 15 to 45 s after the start.
+    run.submit("--nodes", "2-4", "--time", "00:02:00")
+    # Slurm looks at limits twice a minute: the signal comes 30 to 60 s after the start.
     back = run.wait(lambda s: s["state"] == "REQUEUED", "the time limit's signal", 120)
     expect(back["jobs"][0]["restarts"] == 1, f"{back}")
     expect([e["signal"] for e in run.events("job_signal")] == ["USR2"], f"{run.events('job_signal')}")
