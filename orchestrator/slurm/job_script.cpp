@@ -100,9 +100,21 @@ supervise() {
 # Changes with every checkpoint and every finished stage.
 progress() { cat "$run"/*/checkpoints/LATEST "$run"/*/done.json 2>/dev/null | cksum; }
 
+# Requeues of this job in a row that led to nothing new, as told when each was asked for in
+# <run>/requeues: "job count progress".
+count_requeues() {
+  local job= count=0 last= now
+  now=$(progress)
+  [ ! -e "$run/requeues" ] || read -r job count last <"$run/requeues"
+  in_vain=0
+  [ "$job $last" != "$SLURM_JOB_ID $now" ] || in_vain=$((count + 1))
+  [ "$in_vain" -lt "$max_requeues" ] || return 0
+  echo "$SLURM_JOB_ID $in_vain $now" >"$run/requeues.tmp" && mv "$run/requeues.tmp" "$run/requeues"
+}
+
 requeue() {
   [ "$chained" = no ] || finish 75 "stopped; a next job of the chain goes on"
-  [ "$restart" -lt "$max_requeues" ] || finish 75 "requeued $restart times, as often as it may be"
+  [ "$max_requeues" -gt 0 ] || finish 75 "the cluster profile forbids requeues"
   # After scancel the job is completing: it is not to come back, unlike one that its time limit ended.
   # A query that fails says nothing.
   state=
@@ -114,6 +126,8 @@ requeue() {
     *TimeLimit | TIMEOUT*) timed_out=yes ;;
     COMPLETING* | CANCELLED*) finish 75 "cancelled; saved" ;;
   esac
+  count_requeues
+  [ "$in_vain" -lt "$max_requeues" ] || finish 75 "requeued $in_vain times in a row, and nothing new was saved"
   # Slurm ends this script, and what it runs, with TERM: not before its job, which waits then, is
   # told of bad nodes.
   trap '' "$stop_signal" TERM

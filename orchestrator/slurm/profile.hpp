@@ -19,7 +19,7 @@ struct Profile {
   std::vector<std::string> container;  // words between srun's options and the program
   std::string stop_signal = "USR2";
   int stop_seconds = 300;
-  int max_requeues = 50;
+  int max_requeues = 10;  // in a row that lead to nothing new
 };
 
 // Whether sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,

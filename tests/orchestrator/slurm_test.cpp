@@ -175,7 +175,8 @@ class JobScriptRun : public testing::Test {
     atomic_write(folder_.path() / "job.sh", job_script(p));
     said_ = capture_process({{"bash", (folder_.path() / "job.sh").string()},
                              {{"PATH", bin.string() + ":/usr/bin:/bin"},
-                              {"SLURM_JOB_ID", "7"},
+                              {"SLURM_JOB_ID", job_},
+                              {"SLURM_RESTART_COUNT", std::to_string(restarts_)},
                               {"SLURM_JOB_NODELIST", "n[1-2]"},
                               {"BASH_ENV", (folder_.path() / "before.sh").string()},
                               {"COUNT", (folder_.path() / "count").string()},
@@ -204,7 +205,8 @@ class JobScriptRun : public testing::Test {
     for (const std::string& node : bad) add_bad_node(run_dir, node, "it died");
   }
 
-  std::string never_on_, update_ = "true", requeue_ = "kill $PPID", sleep_ = "exit 0",
+  int restarts_ = 0;
+  std::string never_on_, update_ = "true", requeue_ = "kill $PPID", sleep_ = "exit 0", job_ = "7",
                          before_;  // before_: what bash reads before the script
   const test::TemporaryFolder folder_;
   Captured said_;
@@ -272,6 +274,21 @@ TEST_F(JobScriptRun, AJobThatItsTimeLimitEndedIsNotTakenForCancelled) {
   EXPECT_NE(events().find("its time limit ended it, and it cannot be requeued any more"),
             std::string::npos)
       << events();
+}
+
+TEST_F(JobScriptRun, RequeuesThatLeadSomewhereAreNotCounted) {
+  const std::string saves = "mkdir -p $RUN/s/checkpoints; date +%N >> $RUN/s/checkpoints/LATEST; ";
+  for (restarts_ = 100; restarts_ < 115; ++restarts_)
+    EXPECT_EQ(run(saves + "exit 75"), 128 + SIGTERM);
+  for (int i = 0; i < 9; ++i) EXPECT_EQ(run("exit 75"), 128 + SIGTERM);
+  fs::remove(folder_.path() / "scontrol");
+  EXPECT_EQ(run("exit 75"), 75);
+  EXPECT_FALSE(requeued());
+  EXPECT_NE(events().find("requeued 10 times in a row, and nothing new was saved"),
+            std::string::npos)
+      << events();
+  job_ = "9";  // demist resume
+  EXPECT_EQ(run("exit 75"), 128 + SIGTERM);
 }
 
 TEST_F(JobScriptRun, ACancelledJobStaysAway) {
