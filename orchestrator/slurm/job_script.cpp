@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "orchestrator/nearest.hpp"
+#include "orchestrator/slurm/queue.hpp"
 
 namespace demist::slurm {
 namespace {
@@ -58,9 +59,10 @@ keep_off_bad_nodes() { # job ids
     fi
   done
 }
-# Other jobs of this run: of a chain, of stages.
+# Other jobs of this run: of a chain, of stages; not of the one that its folder was copied from.
 waiting_jobs() {
-  squeue -h -u "$(id -u)" -t PENDING -o %i | grep -xF -f <(cut -f 1 "$run/jobs.tsv") |
+  squeue -h -u "$(id -u)" -t PENDING -o '%i %k' |
+    awk -v ours="$comment" '$2 == ours || $2 == "" || $2 == "(null)" { print $1 }' | grep -xF -f <(cut -f 1 "$run/jobs.tsv") |
     grep -vx "$SLURM_JOB_ID"
 }
 
@@ -168,6 +170,10 @@ while :; do
 done
 )bash";
 
+std::string comment_of(const JobPlan& plan) {
+  return job_comment(plan.recipe_hash, folder_mark(plan.run_dir));
+}
+
 std::string directive(const std::string& option) { return "#SBATCH " + option + "\n"; }
 
 // Slurm takes a number of tasks a node as a limit on the nodes of a range: with a range, whole
@@ -200,7 +206,7 @@ std::vector<std::string> never_on(const JobPlan& plan) {
 
 std::string directives(const JobPlan& plan) {
   std::string text = directive("--job-name=demist-" + plan.name) +
-                     directive("--comment=" + job_comment(plan)) + size_directives(plan);
+                     directive("--comment=" + comment_of(plan)) + size_directives(plan);
   if (!plan.profile.time.empty()) text += directive("--time=" + plan.profile.time);
   for (const std::string& option : plan.profile.sbatch)
     if (!excluded_by(option)) text += directive(option);
@@ -222,7 +228,7 @@ std::string directives(const JobPlan& plan) {
 std::string settings(const JobPlan& plan) {
   const Profile& profile = plan.profile;
   std::string text = "set -u\nrun=" + quoted(plan.run_dir) +
-                     "\nstop_signal=" + profile.stop_signal +
+                     "\nstop_signal=" + profile.stop_signal + "\ncomment=" + comment_of(plan) +
                      "\nmax_requeues=" + std::to_string(profile.max_requeues) +
                      "\nchained=" + (plan.chained ? "yes" : "no") +
                      "\nnever_on=" + quoted(join(never_on(plan), ",")) +
@@ -280,11 +286,6 @@ std::string quoted(const std::string& text) {
   std::string result = "'";
   for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return result + "'";
-}
-
-std::string job_comment(const JobPlan& plan) {
-  constexpr std::size_t digits = 12;
-  return "demist:" + plan.recipe_hash.substr(0, digits);
 }
 
 std::string job_script(const JobPlan& plan) {

@@ -30,8 +30,6 @@ struct JobPlan {
   Profile profile;
 };
 
-// Marks a job in squeue as this run's.
-std::string job_comment(const JobPlan& plan);
 std::string job_script(const JobPlan& plan);
 
 // One word of bash that stands for exactly this text.

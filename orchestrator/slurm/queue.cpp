@@ -10,6 +10,7 @@
 #include <map>
 #include <sstream>
 
+#include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "orchestrator/nearest.hpp"
@@ -55,6 +56,15 @@ std::vector<std::string> with_cluster(std::vector<std::string> command, const st
   return command;
 }
 
+constexpr std::size_t kDigits = 12;  // of a hash in a comment
+
+// Sites may change comments or leave them out; before folders had marks they ended with the recipe.
+bool is_ours(const std::string& comment, const Job& job) {
+  if (comment.empty() || comment == "(null)") return true;
+  return comment == job_comment(job.recipe_hash, job.mark) ||
+         comment == job_comment(job.recipe_hash, "");
+}
+
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 QueueAnswer ask_one_cluster(const std::string& cluster, const std::vector<std::string>& ids) {
@@ -80,6 +90,14 @@ bool QueueRow::is_live() const {
                      [this](const char* word) { return state == word; });
 }
 
+std::string folder_mark(const fs::path& run_dir) {
+  return sha256_hex(fs::weakly_canonical(fs::absolute(run_dir)).string()).substr(0, kDigits);
+}
+
+std::string job_comment(const std::string& recipe_hash, const std::string& mark) {
+  return "demist:" + recipe_hash.substr(0, kDigits) + (mark.empty() ? "" : ":" + mark);
+}
+
 std::string job_line(const Job& job) {
   std::ostringstream line;
   line << job.id << '\t' << job.cluster << '\t' << static_cast<std::int64_t>(job.submitted) << '\t'
@@ -91,13 +109,17 @@ std::vector<Job> parse_jobs(const std::string& lines) {
   std::vector<Job> jobs;
   for (const auto& row : table(lines, '\t', 6))
     if (row[0] != "job")
-      jobs.push_back({row[0], row[1], number(row[2]), row[3], row[4] == "*" ? "" : row[4], row[5]});
+      jobs.push_back(
+          {row[0], row[1], number(row[2]), row[3], row[4] == "*" ? "" : row[4], row[5], ""});
   return jobs;
 }
 
 std::vector<Job> read_jobs(const fs::path& run_dir) {
   const fs::path file = run_dir / "jobs.tsv";
-  return fs::exists(file) ? parse_jobs(read_file(file)) : std::vector<Job>();
+  if (!fs::exists(file)) return {};
+  std::vector<Job> jobs = parse_jobs(read_file(file));
+  for (Job& job : jobs) job.mark = folder_mark(run_dir);
+  return jobs;
 }
 
 void append_job(const fs::path& run_dir, const Job& job) {
@@ -129,11 +151,8 @@ std::vector<AccountRow> parse_accounting(const std::string& lines) {
 }
 
 const QueueRow* QueueAnswer::find(const Job& job) const {
-  for (const QueueRow& row : rows) {
-    const bool ours = row.comment.empty() || row.comment == "(null)" ||
-                      row.comment.starts_with("demist:" + job.recipe_hash.substr(0, 12));
-    if (row.id == job.id && ours) return &row;
-  }
+  for (const QueueRow& row : rows)
+    if (row.id == job.id && is_ours(row.comment, job)) return &row;
   return nullptr;
 }
 

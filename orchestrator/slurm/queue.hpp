@@ -16,7 +16,12 @@ struct Job {
   std::string recipe_hash;
   std::string stage;  // "": all of them
   std::string nodes;  // as asked for
+  std::string mark;   // of the folder that it was read in; not in the file
 };
+// Tells a run folder from a copy of it: a hash of where it lies.
+std::string folder_mark(const std::filesystem::path& run_dir);
+// What marks a job as that folder's and recipe's in squeue.
+std::string job_comment(const std::string& recipe_hash, const std::string& mark);
 std::string job_line(const Job& job);
 std::vector<Job> parse_jobs(const std::string& lines);  // in the order of submission
 std::vector<Job> read_jobs(const std::filesystem::path& run_dir);
@@ -39,6 +44,7 @@ struct QueueAnswer {
   bool answered = false;
   std::string problem;  // why not
   std::vector<QueueRow> rows;
+  // None for a job whose comment tells of another recipe or another folder.
   const QueueRow* find(const Job& job) const;
 };
 // Rows of these jobs; of a reused id that is somebody else's by now, none.

@@ -142,7 +142,8 @@ Job send(const Planned& planned, const std::string& previous) {
           unix_seconds(),
           planned.plan.recipe_hash,
           planned.plan.stage,
-          planned.plan.nodes.text()};
+          planned.plan.nodes.text(),
+          folder_mark(planned.plan.run_dir)};
 }
 
 void say_what_next(const RunConfig& run, const std::vector<Job>& jobs) {

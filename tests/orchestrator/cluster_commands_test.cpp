@@ -85,7 +85,7 @@ TEST_F(ClusterCommands, LogsOfAQueuedJobAreWaitedFor) {
   const RunConfig run = load_recipe(recipe_, {"run_dir=" + run_.string()});
   fs::create_directories(run_ / "logs");
   write_record(run);
-  slurm::append_job(run_, {"7", "", 1e9, run.hash, "", "2"});
+  slurm::append_job(run_, {"7", "", 1e9, run.hash, "", "2", ""});
   // It waits; when asked again its log is there; then it has ended.
   tool("squeue",
        "echo x >> asked\n"
@@ -98,6 +98,30 @@ TEST_F(ClusterCommands, LogsOfAQueuedJobAreWaitedFor) {
   EXPECT_EQ(output({"logs", run_.string(), "--follow"}), "words\n");
   const std::string said = testing::internal::GetCapturedStderr();
   EXPECT_NE(said.find("waiting for it: QUEUED (Resources)"), std::string::npos) << said;
+}
+
+TEST_F(ClusterCommands, ACopyOfAFolderLeavesTheOriginalsJobAlone) {
+  const RunConfig run = load_recipe(recipe_, {"run_dir=" + run_.string()});
+  fs::create_directories(run_ / "logs");
+  write_record(run);
+  slurm::append_job(run_, {"7", "", 1e9, run.hash, "", "2", ""});
+  const fs::path copy = folder_.path() / "copy";
+  fs::copy(run_, copy, fs::copy_options::recursive);
+  tool("squeue", "echo \"7|PENDING|Resources|0||N/A|" +
+                     slurm::job_comment(run.hash, slurm::folder_mark(run_)) + "|\"");
+  tool("sacct", "exit 1");
+  tool("scancel", "echo \"$@\" >> cancelled");
+  tool("sbatch", "echo 8");
+  output({"cancel", copy.string(), "--now"});
+  EXPECT_FALSE(fs::exists(folder_.path() / "cancelled"));
+  const auto again = [&](const fs::path& folder) {
+    return output(
+        {"submit", recipe_, "--cluster", profile_, "--set", "run_dir=" + folder.string()});
+  };
+  EXPECT_TRUE(again(copy).starts_with("job 8: "));
+  EXPECT_TRUE(again(run_).starts_with("submitted already:"));
+  output({"cancel", run_.string(), "--now"});
+  EXPECT_EQ(read_file(folder_.path() / "cancelled").substr(0, 2), "7\n");
 }
 
 TEST_F(ClusterCommands, LogsOfNothingAreNotWaitedFor) {

@@ -18,7 +18,7 @@ QueueRow row(const std::string& state, const std::string& reason = "None", int r
 RunFacts submitted() {
   RunFacts facts;
   facts.now = kNow;
-  facts.job = Job{"7", "", kNow - 300, "hash", "", "4"};
+  facts.job = Job{"7", "", kNow - 300, "hash", "", "4", ""};
   facts.queue_answered = true;
   return facts;
 }

@@ -126,7 +126,7 @@ TEST(JobScript, AsksForWhatThePlanSays) {
   EXPECT_EQ(script.find("--ntasks-per-node"), std::string::npos) << "it would pin the range to 2";
   EXPECT_TRUE(has_line(script, "#SBATCH --signal=B:USR2@300"));
   EXPECT_TRUE(has_line(script, "#SBATCH --requeue"));
-  EXPECT_TRUE(has_line(script, "#SBATCH --comment=demist:0123456789ab"));
+  EXPECT_TRUE(has_line(script, "#SBATCH --comment=demist:0123456789ab:" + folder_mark(p.run_dir)));
   EXPECT_TRUE(has_line(script, "run='/s/it'\\''s/r1'"));
   EXPECT_TRUE(has_line(script, "export NCCL_DEBUG=WARN"));
   EXPECT_TRUE(has_line(script, "  --ranks-per-node 8 --min-nodes 2"));
@@ -164,7 +164,9 @@ class JobScriptRun : public testing::Test {
     if (!never_on_.empty()) p.profile.sbatch.push_back("--exclude=" + never_on_);
     tool("demist", supervisor);
     // Of one job its state, without one the ids of those that wait.
-    tool("squeue", R"(case " $* " in *" -j "*) echo )" + state + ";; *) echo 5; echo 8;; esac");
+    tool("squeue", R"(case " $* " in *" -j "*) echo )" + state +
+                       ";; *) echo 5 demist:0123456789ab:1; echo 8 " +
+                       job_comment(p.recipe_hash, folder_mark(run_dir)) + ";; esac");
     tool("sinfo", "printf '%s up\\n' n1 n2 n3 n4; echo n5 'down*'");
     // The real one ends the script.
     tool("scontrol", "echo \"$@\" >> " + (folder_.path() / "scontrol").string() +
@@ -201,7 +203,7 @@ class JobScriptRun : public testing::Test {
     const fs::path run_dir = folder_.path() / "run";
     fs::create_directories(run_dir);
     for (const auto& [id, nodes] : jobs)
-      append_job(run_dir, {id, "", 1e9, "0123456789abcdef", "", nodes});
+      append_job(run_dir, {id, "", 1e9, "0123456789abcdef", "", nodes, ""});
     for (const std::string& node : bad) add_bad_node(run_dir, node, "it died");
   }
 
@@ -336,9 +338,10 @@ TEST_F(JobScriptRun, WhatSlurmRefusesCostsAJobNothing) {
 }
 
 TEST_F(JobScriptRun, WaitingJobsOfTheRunAreKeptOffNodesThatTurnedBad) {
-  prepare({{"7", "2"}, {"8", "2"}}, {"n3"});
+  prepare({{"5", "2"}, {"7", "2"}, {"8", "2"}}, {"n3"});
   EXPECT_EQ(run("exit 75", true), 75);
-  EXPECT_EQ(asked(), "update JobId=8 ExcNodeList=n3\n") << "5 is another run's";
+  EXPECT_EQ(asked(), "update JobId=8 ExcNodeList=n3\n")
+      << "5 is of the folder that this one was copied from";
 }
 
 TEST_F(JobScriptRun, AChainLeavesTheRestToItsNextJob) {
@@ -508,9 +511,16 @@ TEST(Queue, RowsAreRead) {
   EXPECT_EQ(rows[0].restarts, 1);
   EXPECT_TRUE(rows[0].is_live());
   QueueAnswer answer{true, "", rows};
-  Job job{"12", "", 0, "0123456789abcdef", "", "4"};
+  Job job{"12", "", 0, "0123456789abcdef", "", "4", ""};
   EXPECT_NE(answer.find(job), nullptr);
   job.recipe_hash = "another";  // the id was used again
+  EXPECT_EQ(answer.find(job), nullptr);
+  job.recipe_hash = "0123456789abcdef";
+  job.mark = "here";
+  EXPECT_NE(answer.find(job), nullptr) << "a job of before folders had marks";
+  answer.rows[0].comment += ":here";
+  EXPECT_NE(answer.find(job), nullptr);
+  answer.rows[0].comment += "after";  // its folder was copied
   EXPECT_EQ(answer.find(job), nullptr);
   EXPECT_FALSE((QueueRow{"1", "COMPLETED", "", "", "", 0, ""}).is_live());
   const auto accounts = parse_accounting("12|CANCELLED by 0|0:15|00:01:00|n[1-4]\n");
@@ -518,11 +528,26 @@ TEST(Queue, RowsAreRead) {
   EXPECT_EQ(accounts[0].state, "CANCELLED");
 }
 
+TEST(Queue, ACopyOfAFolderHasAnotherMark) {
+  const test::TemporaryFolder folder;
+  const fs::path run = folder.path() / "run", copy = folder.path() / "copy",
+                 link = folder.path() / "link";
+  const std::string mark = folder_mark(run);
+  fs::create_directories(run);
+  append_job(run, {"12", "", 1e9, "abc", "", "2", ""});
+  fs::copy(run, copy);
+  fs::create_directory_symlink(run, link);
+  EXPECT_EQ(read_jobs(run).at(0).mark, mark);
+  EXPECT_EQ(read_jobs(link).at(0).mark, mark);
+  EXPECT_EQ(read_jobs(run / "../copy").at(0).mark, folder_mark(copy));
+  EXPECT_NE(folder_mark(copy), mark);
+}
+
 TEST(Queue, JobsAreKeptInAFile) {
   const test::TemporaryFolder folder;
   EXPECT_TRUE(read_jobs(folder.path()).empty());
-  append_job(folder.path(), {"12", "alps", 1e9, "abc", "", "2-4"});
-  append_job(folder.path(), {"13", "", 1e9 + 1, "abc", "adapt", "2-4"});
+  append_job(folder.path(), {"12", "alps", 1e9, "abc", "", "2-4", ""});
+  append_job(folder.path(), {"13", "", 1e9 + 1, "abc", "adapt", "2-4", ""});
   const auto jobs = read_jobs(folder.path());
   ASSERT_EQ(jobs.size(), 2U);
   EXPECT_EQ(jobs[0].cluster, "alps");
