@@ -12,6 +12,30 @@
 namespace demist::slurm {
 namespace {
 
+// Before modules and lines of setup, each of which is followed by a word about its exit code.
+// Sites' scripts are not written for `set -e` and `set -u`.
+constexpr const char* kPreparation = R"bash(
+# What failed first. Old versions of `module` end with code 0 and only say that it did.
+broken= said=$(mktemp) || said=/dev/null
+module_loaded() { # exit code, module
+  local code=$1
+  cat "$said" >&2
+  ! grep -q ':ERROR:' "$said" || code=1
+  [ "$code" -eq 0 ] || [ -n "$broken" ] || broken="module $2 cannot be loaded: $(cat "$said")"
+}
+setup_done() { # exit code, line
+  [ "$1" -eq 0 ] || [ -n "$broken" ] || broken="a line of the profile's setup ended with code $1: $2"
+}
+set +u
+)bash";
+
+// Shells hand on functions in the environment, which sbatch --export=NONE leaves behind.
+constexpr const char* kFindModules = R"bash(
+for init in "${MODULESHOME:-}/init/bash" "${LMOD_PKG:-}/init/bash" /etc/profile.d/{lmod,z00_lmod,modules}.sh; do
+  [ -n "$(type -t module)" ] || [ ! -r "$init" ] || . "$init"
+done
+)bash";
+
 // What a job does once its settings are made.
 constexpr const char* kBody = R"bash(
 restart=${SLURM_RESTART_COUNT:-0}
@@ -77,7 +101,7 @@ finish() { # exit code, reason
 }
 
 # The time limit is near ($stop_signal), or Slurm takes the nodes away (TERM): save, then stop.
-asked= pid= timed_out=
+pid= timed_out=
 ask_to_stop() {
   asked=$1
   event job_signal ",\"signal\":\"$1\""
@@ -146,6 +170,9 @@ requeue() {
 
 event job_start ",\"nodes\":\"$SLURM_JOB_NODELIST\""
 echo "job $SLURM_JOB_ID, start $((restart + 1)), on $SLURM_JOB_NODELIST"
+# On one line, in signs that JSON takes as they are.
+[ -z "$broken" ] ||
+  finish 2 "$(tr -s '\n\t"\\' ' ' <<<"$broken" | tr -cd ' -~' | cut -c 1-300 | sed 's/ *$//')"
 failures=0
 while :; do
   [ ! -e "$run/STOP" ] || finish 0 "stopped by demist cancel"
@@ -225,6 +252,24 @@ std::string directives(const JobPlan& plan) {
                           std::to_string(plan.profile.stop_seconds));
 }
 
+std::string preparation(const Profile& profile) {
+  // A signal that comes before anything runs is not to end the script.
+  std::string text =
+      "asked= broken=\ntrap 'asked=$stop_signal' \"$stop_signal\"\ntrap 'asked=TERM' TERM\n";
+  if (profile.modules.empty() && profile.setup.empty()) return text;
+  text += kPreparation;
+  if (!profile.modules.empty()) text += kFindModules;
+  for (const std::string& module : profile.modules)
+    text.append("module load ")
+        .append(module)
+        .append(" 2>\"$said\"\nmodule_loaded $? ")
+        .append(quoted(module))
+        .append("\n");
+  for (const std::string& line : profile.setup)
+    text.append(line).append("\nsetup_done $? ").append(quoted(line)).append("\n");
+  return text + "set -u +e\n[ \"$said\" = /dev/null ] || rm -f \"$said\"\n";
+}
+
 std::string settings(const JobPlan& plan) {
   const Profile& profile = plan.profile;
   std::string text = "set -u\nrun=" + quoted(plan.run_dir) +
@@ -233,11 +278,7 @@ std::string settings(const JobPlan& plan) {
                      "\nchained=" + (plan.chained ? "yes" : "no") +
                      "\nnever_on=" + quoted(join(never_on(plan), ",")) +
                      "\navoided=" + quoted(join(plan.avoid, ",")) + "\n";
-  // Setup scripts of sites are not written for `set -u`.
-  if (!profile.modules.empty() || !profile.setup.empty()) text += "set +u\n";
-  for (const std::string& module : profile.modules) text += "module load " + module + "\n";
-  for (const std::string& line : profile.setup) text += line + "\n";
-  if (!profile.modules.empty() || !profile.setup.empty()) text += "set -u\n";
+  text += preparation(profile);
   for (const std::string& variable : profile.environment)
     text += "export " + quoted(variable) + "\n";
   return text;

@@ -110,7 +110,11 @@ std::string failure_text(const RunFacts& f) {
     known.push_back("code " + std::to_string(e.job_code) + ": " + e.job_reason);
   if (known.empty() && e.ended > 0 && e.ended >= e.started)
     known.push_back("code " + std::to_string(e.code));
-  if (f.row) known.push_back("Slurm: " + f.row->state);
+  // "JobLaunchFailure": its script was killed.
+  const bool explained = f.row && !f.row->reason.empty() && f.row->reason != "None" &&
+                         f.row->reason != "NonZeroExitCode";
+  if (f.row)
+    known.push_back("Slurm: " + f.row->state + (explained ? " (" + f.row->reason + ")" : ""));
   return join(known, "; ");
 }
 
@@ -150,7 +154,7 @@ RunState judge_ended(const RunFacts& f) {
     text = f.job
                ? "job " + f.job->id + " left the queue without a word"
                : "process " + std::to_string(e.process) + " on " + e.host + " ended without a word";
-  return {Activity::failed, text};
+  return {Activity::failed, text + "; " + way_on};
 }
 
 template <class... Values>

@@ -131,6 +131,17 @@ TEST(RunState, EndsAreToldApart) {
   EXPECT_EQ(activity(facts), Activity::done);
 }
 
+TEST(RunState, AJobThatWasKilledCanGoOn) {
+  RunFacts facts = training();
+  facts.row = row("FAILED", "JobLaunchFailure");
+  EXPECT_EQ(judge(facts).activity, Activity::failed);
+  EXPECT_EQ(judge(facts).detail,
+            "Slurm: FAILED (JobLaunchFailure); saved work stands; demist resume goes on");
+  facts.row = row("TIMEOUT", "TimeLimit");
+  EXPECT_EQ(judge(facts).detail,
+            "Slurm: TIMEOUT (TimeLimit); saved work stands; demist resume goes on");
+}
+
 TEST(RunState, ANewJobIsNotJudgedByTheOldOnesEnd) {
   RunFacts facts = ended(training(), 3, "");
   facts.job->submitted = kNow - 1;

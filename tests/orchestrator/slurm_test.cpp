@@ -161,6 +161,8 @@ class JobScriptRun : public testing::Test {
     p.run_dir = run_dir.string();
     p.program = (bin / "demist").string();
     p.chained = chained;
+    p.profile.modules = modules_;
+    p.profile.setup = setup_;
     if (!never_on_.empty()) p.profile.sbatch.push_back("--exclude=" + never_on_);
     tool("demist", supervisor);
     // Of one job its state, without one the ids of those that wait.
@@ -208,6 +210,7 @@ class JobScriptRun : public testing::Test {
   }
 
   int restarts_ = 0;
+  std::vector<std::string> modules_, setup_;
   std::string never_on_, update_ = "true", requeue_ = "kill $PPID", sleep_ = "exit 0", job_ = "7",
                          before_;  // before_: what bash reads before the script
   const test::TemporaryFolder folder_;
@@ -218,6 +221,31 @@ TEST_F(JobScriptRun, EndsWithTheSupervisorsSuccess) {
   EXPECT_EQ(run("exit 0"), 0) << said_.error;
   EXPECT_NE(events().find(R"("event":"job_end","job":"7","restart":0,"code":0)"), std::string::npos)
       << events();
+}
+
+TEST_F(JobScriptRun, ModulesAndSetupThatFailEndTheJobWithAReason) {
+  const fs::path count = folder_.path() / "count";
+  modules_ = {"good", "missing"};
+  before_ =
+      R"(module() { [ "$2" != missing ] || { printf 'no "such"\n module\\\n' >&2; return 1; }; })";
+  EXPECT_EQ(run("touch $COUNT"), 2);
+  EXPECT_NE(
+      events().find(R"("code":2,"reason":"module missing cannot be loaded: no such module"})"),
+      std::string::npos)
+      << events();
+  before_ = "module() { echo 'ModuleCmd_Load.c(213):ERROR:105: no modulefile' >&2; }";
+  EXPECT_EQ(run("touch $COUNT"), 2) << "versions before 4 end with code 0";
+  before_ = "module() { echo loaded >&2; }";
+  EXPECT_EQ(run("exit 0"), 0) << said_.error;
+  modules_.clear();
+  setup_ = {"[ -z \"$no_such_variable\" ]", "for i in 1 2; do", "x=$i", "done", ". /no/such/file"};
+  EXPECT_EQ(run("touch $COUNT"), 2);
+  EXPECT_NE(events().find("a line of the profile's setup ended with code 1: . /no/such/file"),
+            std::string::npos)
+      << events() << said_.error;
+  EXPECT_FALSE(fs::exists(count));
+  setup_ = {"export x=1; set -e", "kill -USR2 $$", ". /no/such/file || true"};
+  EXPECT_EQ(run("exit 0"), 128 + SIGTERM) << "requeued without an attempt";
 }
 
 TEST_F(JobScriptRun, AnEventDoesNotContinueAPartOfOne) {
