@@ -97,12 +97,24 @@ def command_of(pid):
         return [""]
 
 
-def kill_all(pids):
+def parent_of(pid):
+    """0 for one that has gone."""
+    try:
+        return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def signal_all(pids, how):
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, how)
         except ProcessLookupError:
             pass  # it has ended meanwhile
+
+
+def kill_all(pids):
+    signal_all(pids, signal.SIGKILL)
 
 
 class LocalCluster:
@@ -173,9 +185,18 @@ class LocalCluster:
             daemon.wait()
 
     def kill_node(self, node):
-        """A machine that loses its power: its slurmd and all that runs on it are gone."""
-        self.kill(node)
-        kill_all(self.processes_of_jobs(node))
+        """A machine that loses its power: its slurmd and all that runs on it are gone, and none tells of another."""
+        victims = set(self.processes_of_jobs(node))
+        victims |= {pid for pid in map(parent_of, victims) if "slurmstepd" in command_of(pid)[0]}
+
+        def depth(pid):
+            return 1 + depth(parent_of(pid)) if pid in victims else 0
+
+        # Stopped, they do not see each other die. Children first: the kernel wakes those whose parent goes first.
+        victims = [*sorted(victims, key=depth, reverse=True), self.daemons[node].pid]
+        signal_all(victims, signal.SIGSTOP)
+        kill_all(victims)
+        self.daemons.pop(node).wait()
 
     def run(self, *command):
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)

@@ -90,7 +90,48 @@ waiting_jobs() {
     grep -vx "$SLURM_JOB_ID"
 }
 
+# With --no-kill Slurm takes a dead first node, where this script runs, out of the job and leaves the
+# job alone, without script and ranks, until its time limit. So another node looks out for that.
+watch_first_node() { # node
+  local state restarts nodes end="scontrol requeue"
+  [ "$chained" = no ] && [ "$max_requeues" -gt 0 ] || end=scancel
+  while sleep 30; do
+    IFS='|' read -r state restarts nodes < <(squeue -h -j "$SLURM_JOB_ID" -O 'State:|,RestartCnt:|,NodeList:|')
+    # What is no answer, and what is told of another start, says nothing.
+    [ "${state%% *} ${restarts%% *}" = "RUNNING $restart" ] || continue
+    nodes=$(scontrol show hostnames "${nodes%%[ |]*}") && [ -n "$nodes" ] || continue
+    ! grep -qxF -e "$1" <<<"$nodes" || continue
+    event first_node_lost ",\"node\":\"$1\""
+    $end "$SLURM_JOB_ID"
+  done
+}
+# Its step shares what ranks have, and is started again where it ends: with its node, perhaps. What
+# srun says of it is not to be taken for words about ranks.
+keep_watch() {
+  local nodes node
+  trap 'kill $(jobs -p); exit' TERM
+  while :; do
+    nodes=$(squeue -h -j "$SLURM_JOB_ID" -o %N) && nodes=$(scontrol show hostnames "$nodes")
+    node=$(grep -vxF -e "$SLURMD_NODENAME" <<<"$nodes" | head -n 1)
+    if [ -n "$node" ]; then
+      srun --overlap --no-kill --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=0 \
+        --mpi=none --cpu-bind=none --export=ALL --nodelist="$node" --job-name=watch \
+        bash -c "$(declare -f event watch_first_node)
+          $(declare -p run restart chained max_requeues); watch_first_node '$SLURMD_NODENAME'" &
+      wait
+    fi
+    sleep 60 &
+    wait
+  done
+}
+watch=
+end_watch() {
+  [ -z "$watch" ] || kill "$watch" 2>/dev/null
+  watch=
+}
+
 finish() { # exit code, reason
+  end_watch
   event job_end ",\"code\":$1,\"reason\":\"$2\""
   echo "job $SLURM_JOB_ID ends with code $1: $2"
   if knows_bad_nodes && [ "$(wc -l <"$run/jobs.tsv")" -gt 2 ]; then
@@ -156,6 +197,7 @@ requeue() {
   [ "$in_vain" -lt "$max_requeues" ] || finish 75 "requeued $in_vain times in a row, and nothing new was saved"
   # Slurm ends this script, and what it runs, with TERM: not before its job, which waits then, is
   # told of bad nodes.
+  end_watch
   trap '' "$stop_signal" TERM
   event job_requeue
   echo "job $SLURM_JOB_ID asks to be requeued"
@@ -173,6 +215,10 @@ echo "job $SLURM_JOB_ID, start $((restart + 1)), on $SLURM_JOB_NODELIST"
 # On one line, in signs that JSON takes as they are.
 [ -z "$broken" ] ||
   finish 2 "$(tr -s '\n\t"\\' ' ' <<<"$broken" | tr -cd ' -~' | cut -c 1-300 | sed 's/ *$//')"
+if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ] && [ -n "${SLURMD_NODENAME:-}" ]; then
+  keep_watch </dev/null >/dev/null 2>&1 &
+  watch=$!
+fi
 failures=0
 while :; do
   [ ! -e "$run/STOP" ] || finish 0 "stopped by demist cancel"

@@ -2,8 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <regex>
+#include <thread>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -123,7 +126,8 @@ TEST(JobScript, AsksForWhatThePlanSays) {
   std::string script = job_script(p);
   EXPECT_TRUE(has_line(script, "#SBATCH --nodes=2-4"));
   EXPECT_TRUE(has_line(script, "#SBATCH --mincpus=8"));
-  EXPECT_EQ(script.find("--ntasks-per-node"), std::string::npos) << "it would pin the range to 2";
+  EXPECT_EQ(script.find("#SBATCH --ntasks-per-node"), std::string::npos)
+      << "it would pin the range to 2";
   EXPECT_TRUE(has_line(script, "#SBATCH --signal=B:USR2@300"));
   EXPECT_TRUE(has_line(script, "#SBATCH --requeue"));
   EXPECT_TRUE(has_line(script, "#SBATCH --comment=demist:0123456789ab:" + folder_mark(p.run_dir)));
@@ -166,9 +170,12 @@ class JobScriptRun : public testing::Test {
     if (!never_on_.empty()) p.profile.sbatch.push_back("--exclude=" + never_on_);
     tool("demist", supervisor);
     // Of one job its state, without one the ids of those that wait.
-    tool("squeue", R"(case " $* " in *" -j "*) echo )" + state +
-                       ";; *) echo 5 demist:0123456789ab:1; echo 8 " +
-                       job_comment(p.recipe_hash, folder_mark(run_dir)) + ";; esac");
+    tool("srun", srun_);
+    tool(
+        "squeue",
+        R"(case " $* " in *" -O "*) echo 'RUNNING|0|n2|';; *" %N "*) echo n1,n2;; *" -j "*) echo )" +
+            state + ";; *) echo 5 demist:0123456789ab:1; echo 8 " +
+            job_comment(p.recipe_hash, folder_mark(run_dir)) + ";; esac");
     tool("sinfo", "printf '%s up\\n' n1 n2 n3 n4; echo n5 'down*'");
     // The real one ends the script.
     tool("scontrol", "echo \"$@\" >> " + (folder_.path() / "scontrol").string() +
@@ -182,6 +189,8 @@ class JobScriptRun : public testing::Test {
                               {"SLURM_JOB_ID", job_},
                               {"SLURM_RESTART_COUNT", std::to_string(restarts_)},
                               {"SLURM_JOB_NODELIST", "n[1-2]"},
+                              {"SLURM_JOB_NUM_NODES", std::to_string(job_nodes_)},
+                              {"SLURMD_NODENAME", "n1"},
                               {"BASH_ENV", (folder_.path() / "before.sh").string()},
                               {"COUNT", (folder_.path() / "count").string()},
                               {"RUN", run_dir.string()}}},
@@ -209,9 +218,10 @@ class JobScriptRun : public testing::Test {
     for (const std::string& node : bad) add_bad_node(run_dir, node, "it died");
   }
 
-  int restarts_ = 0;
+  int restarts_ = 0, job_nodes_ = 1;
   std::vector<std::string> modules_, setup_;
-  std::string never_on_, update_ = "true", requeue_ = "kill $PPID", sleep_ = "exit 0", job_ = "7",
+  std::string never_on_, update_ = "true", requeue_ = "kill $PPID", sleep_ = "exit 0",
+                         srun_ = "exit 1", job_ = "7",
                          before_;  // before_: what bash reads before the script
   const test::TemporaryFolder folder_;
   Captured said_;
@@ -370,6 +380,36 @@ TEST_F(JobScriptRun, WaitingJobsOfTheRunAreKeptOffNodesThatTurnedBad) {
   EXPECT_EQ(run("exit 75", true), 75);
   EXPECT_EQ(asked(), "update JobId=8 ExcNodeList=n3\n")
       << "5 is of the folder that this one was copied from";
+}
+
+TEST_F(JobScriptRun, AnotherNodeRequeuesAJobThatLostItsFirst) {
+  job_nodes_ = 2;
+  srun_ = "echo \"$@\" >> $RUN/srun; while [ \"$1\" != bash ]; do shift; done; exec \"$@\"";
+  const std::string until =
+      "for i in {1..600}; do grep -sq '^WORD 7' ${RUN%/run}/scontrol && exit 0; "
+      "read -t 0.05 <> <(:); done; exit 1";
+  EXPECT_EQ(run(std::regex_replace(until, std::regex("WORD"), "requeue")), 0) << said_.error;
+  EXPECT_NE(read_file(folder_.path() / "run/srun").find("--nodelist=n2"), std::string::npos);
+  EXPECT_NE(events().find(R"("event":"first_node_lost","job":"7","restart":0,"node":"n1")"),
+            std::string::npos)
+      << events();
+  tool("scancel", "echo cancelled $@ >> " + (folder_.path() / "scontrol").string());
+  EXPECT_EQ(run(std::regex_replace(until, std::regex("WORD"), "cancelled"), true), 0)
+      << "the next of a chain goes on";
+}
+
+TEST_F(JobScriptRun, TheWatchOnTheFirstNodeEndsWithTheJob) {
+  const fs::path begun = folder_.path() / "run/begun", ended = folder_.path() / "run/ended";
+  srun_ =
+      "trap 'echo > $RUN/ended; exit' TERM; echo > $RUN/begun; "
+      "for i in {1..2000}; do read -t 0.05 <> <(:); done";
+  EXPECT_EQ(run("exit 0"), 0);
+  EXPECT_FALSE(fs::exists(begun)) << "one node has no other to watch it";
+  job_nodes_ = 2;
+  EXPECT_EQ(run("until [ -e $RUN/begun ]; do read -t 0.05 <> <(:); done; exit 0"), 0);
+  for (int i = 0; i < 1000 && !fs::exists(ended); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_TRUE(fs::exists(ended));
 }
 
 TEST_F(JobScriptRun, AChainLeavesTheRestToItsNextJob) {

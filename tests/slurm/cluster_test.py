@@ -155,11 +155,12 @@ def time_limit_requeues(run):
 
 def goes_on_after_requeue(run, saved, ranks, settings=()):
     """A requeued job waits for two minutes; not here."""
+    before = len(starts(run))
     run.wait(lambda s: not {"allocated", "mixed", "completing"} & set(run.cluster.states().values()), "free nodes")
     time.sleep(2)
     done = run.cluster.run("scontrol", "update", f"JobId={run.jobs()[-1]}", "StartTime=now", *settings)
     expect(done.returncode == 0, done.stderr)
-    run.wait(lambda s: s["state"] == "TRAINING" and s["step"] > saved, "training again")
+    run.wait(lambda s: len(starts(run)) > before and s["state"] == "TRAINING" and s["step"] > saved, "training again")
     expect(starts(run)[-1] == (saved, ranks), f"went on from {starts(run)[-1]}, saved was {saved}")
 
 
@@ -195,6 +196,21 @@ def killed_node_shrinks(run, cluster):
     run.wait_for_steps()
     expect(starts(run)[-1][1] == 3, f"{starts(run)[-1]}")
     expect(run.status()["avoided_nodes"] == ["node3"], "the dead node is not remembered")
+
+
+def lost_first_node_requeues(run, cluster):
+    """Its batch script is gone with it, and Slurm leaves the job running without."""
+    latest = run.folder / "pretrain" / "checkpoints" / "LATEST"
+    run.submit("--nodes", 2)
+    run.wait(lambda s: latest.exists(), "a checkpoint")
+    first = cluster.run("scontrol", "show", "hostnames", run.events("job_start")[-1]["nodes"]).stdout.split()[0]
+    cluster.kill_node(first)
+    run.wait(lambda s: s["state"] == "REQUEUED", "the requeue", 180)
+    expect([e["node"] for e in run.events("first_node_lost")] == [first], f"{run.events('first_node_lost')}")
+    cluster.start_node(first)
+    goes_on_after_requeue(run, int(latest.read_text().strip().removeprefix("step-")), ranks=2)
+    run.demist("cancel", run.folder)
+    run.wait_for_empty_queue()
 
 
 def cancel_saves_and_resume_goes_on(run):
@@ -315,6 +331,7 @@ def main():
 
         expected = test(reference, make("here", *FEW_STEPS))
         test(runs_on_four_nodes, make("four", *FEW_STEPS), expected)
+        test(lost_first_node_requeues, make("first", "stages.pretrain.steps=1000000"), cluster)
         long = make("long", *constant_rate(1000000))  # on no machine is it done before it was disturbed enough
         test(time_limit_requeues, long)
         test(killed_rank_restarts, long)
