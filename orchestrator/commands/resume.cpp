@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/launch.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
@@ -17,7 +18,12 @@ int resume(const Arguments& arguments, const mpi::Comm& world) {
       .value("time", "TIME", "submitted runs: another time limit")
       .value("ranks", "N", "runs on this machine: other ranks than last time");
   if (!options.parse(arguments)) return 0;
-  Launch launch = read_launch(slurm::find_run(options.positionals().front()));
+  const fs::path folder = slurm::find_run(options.positionals().front());
+  Launch launch = read_launch(folder);
+  // Not where it was started: this may be a copy, whose original goes on by itself.
+  std::erase_if(launch.overrides,
+                [](const std::string& assignment) { return assignment.starts_with("run_dir="); });
+  launch.overrides.push_back("run_dir=" + fs::absolute(folder).lexically_normal().string());
   if (launch.submission) {
     if (options.has("ranks")) throw ConfigError("--ranks: this run was submitted; use --nodes");
     launch.submission->nodes = options.get("nodes", launch.submission->nodes);

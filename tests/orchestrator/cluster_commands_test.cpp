@@ -118,8 +118,12 @@ TEST_F(ClusterCommands, ACopyOfAFolderLeavesTheOriginalsJobAlone) {
     return output(
         {"submit", recipe_, "--cluster", profile_, "--set", "run_dir=" + folder.string()});
   };
-  EXPECT_TRUE(again(copy).starts_with("job 8: "));
   EXPECT_TRUE(again(run_).starts_with("submitted already:"));
+  EXPECT_TRUE(again(copy).starts_with("job 8: "));
+  const fs::path other = folder_.path() / "other";
+  fs::copy(copy, other, fs::copy_options::recursive);
+  EXPECT_TRUE(output({"resume", other.string()}).starts_with("job 8: "));
+  EXPECT_EQ(slurm::read_jobs(other).size(), 3U);
   output({"cancel", run_.string(), "--now"});
   EXPECT_EQ(read_file(folder_.path() / "cancelled").substr(0, 2), "7\n");
 }
