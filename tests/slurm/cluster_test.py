@@ -204,7 +204,7 @@ def lost_first_node_requeues(run, cluster):
     run.submit("--nodes", 2)
     run.wait(lambda s: latest.exists(), "a checkpoint")
     first = cluster.run("scontrol", "show", "hostnames", run.events("job_start")[-1]["nodes"]).stdout.split()[0]
-    cluster.kill_node(first)
+    cluster.cut_power(first)
     run.wait(lambda s: s["state"] == "REQUEUED", "the requeue", 180)
     expect([e["node"] for e in run.events("first_node_lost")] == [first], f"{run.events('first_node_lost')}")
     cluster.start_node(first)
