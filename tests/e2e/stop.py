@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from run import TRAINED, Run, expect
+from run import TRAINED, Run, expect, send
 
 # The command of the first stage sends the signal to `demist run` when it has made what it is for.
 TWO_STAGES = """
@@ -44,9 +44,10 @@ def leaves_no_ranks_behind(run):
     run.process.kill()
     run.process.wait()
     until = time.time() + 60
-    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks):
-        expect(time.time() < until, "the ranks of a killed supervisor live on")
+    while time.time() < until and any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks):
         time.sleep(0.05)
+    live_on = [pid for pid in ranks if send(pid, signal.SIGKILL)]
+    expect(not live_on, f"the ranks of a killed supervisor live on: {live_on}")
     last = run.metrics("step")[-1]["step"]
     expect((run.checkpoints() / "LATEST").read_text() == f"step-{last:08}\n", f"step {last} was not saved")
 
