@@ -184,13 +184,8 @@ class LocalCluster:
             daemon.kill()
             daemon.wait()
 
-    def kill_node(self, node):
-        """A machine that crashes: its slurmd and all that runs on it are gone."""
-        self.kill(node)
-        kill_all(self.processes_of_jobs(node))
-
     def cut_power(self, node):
-        """As kill_node, but nothing on it tells of another's end before it is gone itself."""
+        """Its slurmd and all that runs on it are gone, and nothing on it tells of another's end before."""
         victims = set(self.processes_of_jobs(node))
         victims |= {pid for pid in map(parent_of, victims) if "slurmstepd" in command_of(pid)[0]}
 
