@@ -75,7 +75,7 @@ std::uint64_t beginning_of(int process) {
 template <std::size_t words>
 void store_text(std::string_view text, std::array<HeartbeatPage::Word, words>& page) {
   std::array<std::uint64_t, words> bytes{};
-  std::memcpy(bytes.data(), text.data(), std::min(text.size(), sizeof bytes - 1));
+  text.copy(reinterpret_cast<char*>(bytes.data()), sizeof bytes - 1);
   for (std::size_t i = 0; i < words; ++i) page[i].store(bytes[i], kRelaxed);
 }
 template <std::size_t words>
