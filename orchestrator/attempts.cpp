@@ -72,10 +72,11 @@ class StageAttempts {
       if (!relay_.ended()) watch.look(pid);
     });
     relay_.look_for_file();
+    // When the ranks were told to go at once, what they left says nothing about why.
+    if (code != 0 && !relay_.ended()) cause_ = first_cause(run_.run_dir, stage_.name);
     if (!crew.nodes.empty()) options_.allocation->ended(code, suspected_node());
     const bool is_rank = spec.command.front() == program;
-    if (is_signal(code) && !relay_.ended() && !relay_.interrupted() &&
-        !first_cause(run_.run_dir, stage_.name))
+    if (is_signal(code) && !relay_.ended() && !relay_.interrupted() && !cause_)
       killed_ = is_rank ? record_killed(watched, watch.last_pulse(process), code - kDiedOfSignal)
                         : "a rank, or what started it, " + describe_signal(code - kDiedOfSignal);
     return code;
@@ -83,8 +84,7 @@ class StageAttempts {
 
   // Where a rank died or hung, if its watchers saw it; else empty.
   std::string suspected_node() const {
-    const auto cause = first_cause(run_.run_dir, stage_.name);
-    return cause && cause->code == ExitCode::suspect && !cause->agreed ? cause->host : "";
+    return cause_ && cause_->code == ExitCode::suspect && !cause_->agreed ? cause_->host : "";
   }
 
   // What the exit code of the processes stands for.
@@ -92,7 +92,6 @@ class StageAttempts {
     if (code == 0) return 0;
     // The launcher's own code says nothing about why its ranks were killed.
     if (relay_.ended()) return static_cast<int>(ExitCode::killed);
-    cause_ = first_cause(run_.run_dir, stage_.name);
     // A stage that does not listen yet, or never does, dies of the request; it starts again as it
     // was.
     if (relay_.interrupted() && code > kDiedOfSignal) return static_cast<int>(ExitCode::requeue);
