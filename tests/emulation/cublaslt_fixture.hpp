@@ -22,24 +22,36 @@ struct Shape {
   std::uint64_t m, n, k;
 };
 
+// Where the matrices of a batch lie: one after the other, or side by side in the lines of one (the
+// heads of a token); from how many bytes on.
+struct Place {
+  bool side_by_side = false;
+  std::size_t offset = 0;
+};
+
 // A matrix on the host as numbers, on the device as `type`.
 class Matrix {
  public:
   static constexpr std::int64_t kPadding = 8;
 
   void shape(std::uint64_t rows, std::uint64_t cols, cudaDataType_t type, cublasLtOrder_t order,
-             int batch) {
+             int batch, Place place = {}) {
     rows_ = rows, cols_ = cols, type_ = type, order_ = order, batch_ = batch;
-    ld_ = static_cast<std::int64_t>(by_columns() ? rows : cols) + kPadding;
+    const auto line = static_cast<std::size_t>(by_columns() ? rows : cols);
+    const auto lines = static_cast<std::size_t>(by_columns() ? cols : rows);
+    const std::size_t abreast = place.side_by_side ? static_cast<std::size_t>(batch) : 1;
+    ld_ = static_cast<std::int64_t>(abreast * line) + kPadding;
+    stride_ = place.side_by_side ? line : static_cast<std::size_t>(ld_) * lines;
+    first_ = place.offset / element_bytes();
+    size_ =
+        first_ + static_cast<std::size_t>(ld_) * lines * static_cast<std::size_t>(batch) / abreast;
   }
   bool by_columns() const { return order_ == CUBLASLT_ORDER_COL; }
   std::int64_t ld() const { return ld_; }
-  std::size_t stride() const {
-    return static_cast<std::size_t>(ld_) * (by_columns() ? cols_ : rows_);
-  }
+  std::size_t stride() const { return stride_; }
   std::size_t index(std::uint64_t row, std::uint64_t col, int batch) const {
     const auto line = static_cast<std::size_t>(ld_);
-    return static_cast<std::size_t>(batch) * stride() +
+    return first_ + static_cast<std::size_t>(batch) * stride() +
            (by_columns() ? col * line + row : row * line + col);
   }
   double at(std::uint64_t row, std::uint64_t col, int batch) const {
@@ -47,7 +59,7 @@ class Matrix {
   }
   void fill(std::mt19937& random) {
     std::normal_distribution<float> normal;
-    values_.resize(stride() * static_cast<std::size_t>(batch_));
+    values_.resize(size_);
     for (float& value : values_) value = rounded(normal(random));
     upload();
   }
@@ -77,7 +89,7 @@ class Matrix {
     }
     return values;
   }
-  char* data() const { return device_->data(); }
+  char* data() const { return device_->data() + first_ * element_bytes(); }
   const std::vector<float>& values() const { return values_; }
   std::size_t element_bytes() const { return type_ == CUDA_R_32F ? 4 : 2; }
 
@@ -107,6 +119,7 @@ class Matrix {
   cublasLtOrder_t order_ = CUBLASLT_ORDER_COL;
   int batch_ = 1;
   std::int64_t ld_ = 0;
+  std::size_t stride_ = 0, first_ = 0, size_ = 0;  // elements
   std::vector<float> values_;
   std::optional<DeviceBuffer<char>> device_;
 };
@@ -144,18 +157,20 @@ class Product {
   void set_batch(int batch) { batch_ = batch; }
   void set_scalars(float alpha, float beta) { alpha_ = alpha, beta_ = beta; }
   void use_bias() { has_bias_ = true; }
+  void set_places(Place a, Place b, Place d) { a_place_ = a, b_place_ = b, d_place_ = d; }
 
   void fill(unsigned seed) {
     const auto [m, n, k] = shape_;
-    a_.shape(trans_a_ ? k : m, trans_a_ ? m : k, in_, order_, batch_);
-    b_.shape(trans_b_ ? n : k, trans_b_ ? k : n, in_, order_, batch_);
-    d_.shape(m, n, out_, order_, batch_);
-    bias_.shape(m, 1, out_, CUBLASLT_ORDER_COL, 1);
+    a_.shape(trans_a_ ? k : m, trans_a_ ? m : k, in_, order_, batch_, a_place_);
+    b_.shape(trans_b_ ? n : k, trans_b_ ? k : n, in_, order_, batch_, b_place_);
+    d_.shape(m, n, out_, order_, batch_, d_place_);
+    bias_.shape(m, 1, out_, CUBLASLT_ORDER_COL, 1, {false, a_place_.offset});
     std::mt19937 random(seed);
     for (Matrix* matrix : {&a_, &b_, &d_, &bias_}) matrix->fill(random);
     a_layout_ = a_.make_layout(), b_layout_ = b_.make_layout(), d_layout_ = d_.make_layout();
     if (has_bias_) {
       EXPECT_EQ(set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS), CUBLAS_STATUS_SUCCESS);
+      EXPECT_EQ(set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, out_), CUBLAS_STATUS_SUCCESS);
       EXPECT_EQ(set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<void*>(bias_.data())),
                 CUBLAS_STATUS_SUCCESS);
     }
@@ -172,7 +187,10 @@ class Product {
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace);
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment);
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      prefer(attribute, alignment);
     std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<std::size_t>(wanted));
     int found = 0;
     status_ = cublasLtMatmulAlgoGetHeuristic(handle_, description_, a_layout_, b_layout_, d_layout_,
@@ -182,6 +200,13 @@ class Product {
     return results;
   }
   cublasStatus_t search_status() const { return status_; }
+  // What the library says of an algorithm that was found earlier, as one read from a file.
+  cublasLtMatmulHeuristicResult_t needs_of(const cublasLtMatmulAlgo_t& algorithm) const {
+    cublasLtMatmulHeuristicResult_t needs{};
+    needs.state = cublasLtMatmulAlgoCheck(handle_, description_, a_layout_, b_layout_, d_layout_,
+                                          d_layout_, &algorithm, &needs);
+    return needs;
+  }
 
   // Offsets in bytes spoil the pointers, for tests of what the library refuses.
   cublasStatus_t run(const cublasLtMatmulHeuristicResult_t* result, std::size_t a_offset = 0,
@@ -236,6 +261,7 @@ class Product {
   bool trans_a_ = false, trans_b_ = false, has_bias_ = false;
   int batch_ = 1;
   float alpha_ = 1, beta_ = 0;
+  Place a_place_, b_place_, d_place_;
   Matrix a_, b_, d_, bias_;
   cublasLtHandle_t handle_ = nullptr;
   cublasLtMatmulDesc_t description_ = nullptr;

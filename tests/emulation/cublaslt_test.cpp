@@ -22,7 +22,13 @@ struct Case {
   bool bias;
   int batch;
   cublasLtOrder_t order;
+  Place a{}, b{}, d{};
 };
+
+// The least that the product promises of pointers.
+constexpr std::uint32_t kAlignment = 16;
+constexpr Place kHeads{.side_by_side = true, .offset = kAlignment};
+constexpr Place kAnywhere{.side_by_side = false, .offset = kAlignment};
 
 class CublasLt : public testing::TestWithParam<Case> {};
 
@@ -33,9 +39,10 @@ TEST_P(CublasLt, MultipliesLikeSumsInDouble) {
   product.set_order(c.order);
   product.set_batch(c.batch);
   product.set_scalars(c.alpha, c.beta);
+  product.set_places(c.a, c.b, c.d);
   if (c.bias) product.use_bias();
   product.fill(17);
-  const auto results = product.search(kWorkspace, 1);
+  const auto results = product.search(kWorkspace, 1, c.a.offset > 0 ? kAlignment : 256);
   ASSERT_FALSE(results.empty());
   ASSERT_EQ(product.run(&results.front()), CUBLAS_STATUS_SUCCESS);
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
@@ -64,6 +71,16 @@ INSTANTIATE_TEST_SUITE_P(
              CUBLASLT_ORDER_COL},
         Case{"batches_added", false, true, CUDA_R_16BF, CUDA_R_32F, 1, 1, false, 3,
              CUBLASLT_ORDER_COL},
+        Case{"any_16_bytes", true, false, CUDA_R_16BF, CUDA_R_16BF, 1, 0, true, 1,
+             CUBLASLT_ORDER_COL, kAnywhere, kAnywhere, kAnywhere},
+        Case{"any_16_bytes_fp32", false, true, CUDA_R_32F, CUDA_R_32F, 1, 1, false, 1,
+             CUBLASLT_ORDER_COL, kAnywhere, kAnywhere, kAnywhere},
+        Case{"heads_to_scores", true, false, CUDA_R_16BF, CUDA_R_16BF, 0.125f, 0, false, 4,
+             CUBLASLT_ORDER_COL, kHeads, kHeads, kAnywhere},
+        Case{"scores_to_heads", false, false, CUDA_R_16BF, CUDA_R_16BF, 1, 0, false, 4,
+             CUBLASLT_ORDER_COL, kHeads, kAnywhere, kHeads},
+        Case{"scores_to_heads_fp32", false, true, CUDA_R_32F, CUDA_R_32F, 1, 0, false, 4,
+             CUBLASLT_ORDER_COL, kHeads, kAnywhere, kHeads},
         Case{"rows", false, true, CUDA_R_16BF, CUDA_R_16BF, 1, 0, false, 1, CUBLASLT_ORDER_ROW},
         Case{"rows_batches", true, false, CUDA_R_32F, CUDA_R_32F, 1, 1, false, 2,
              CUBLASLT_ORDER_ROW}),
@@ -96,6 +113,17 @@ TEST(CublasLtSearch, TheSameProductHasTheSameBits) {
   const auto first = product.bits();
   ASSERT_EQ(product.run(&results.front()), CUBLAS_STATUS_SUCCESS);
   EXPECT_EQ(product.bits(), first);
+}
+
+TEST(CublasLtSearch, AnAlgorithmFoundEarlierIsAccepted) {
+  Product product({.m = 16, .n = 32, .k = 64}, CUDA_R_16BF, CUDA_R_16BF);
+  product.transpose(true, false);
+  product.fill(6);
+  for (const auto& result : product.search(kWorkspace, 4)) {
+    const auto needs = product.needs_of(result.algo);
+    EXPECT_EQ(needs.state, CUBLAS_STATUS_SUCCESS);
+    EXPECT_EQ(needs.workspaceSize, result.workspaceSize);
+  }
 }
 
 TEST(CublasLtSearch, TheLibraryTellsItsVersion) {
