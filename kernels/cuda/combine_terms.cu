@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/chunk.hpp"
 #include "kernels/cuda/combine_terms.hpp"
-#include "kernels/cuda/device.hpp"
+#include "kernels/cuda/row_launch.hpp"
 
 namespace demist::cuda {
 namespace {
@@ -19,11 +20,11 @@ struct Max {
   }
 };
 
-// One element a thread and pass; neighbours in memory are neighbours in a warp. 4 bytes a thread
-// fill whole sectors of 32, so wider accesses would save instructions and no traffic; slices need
-// not start at multiples of 16 bytes.
-template <class Combine>
-__global__ void combine(float* out, FloatTerms terms, std::int64_t size) {
+// One element a thread and pass; neighbours in memory are neighbours in a warp. 2 or 4 bytes a
+// thread fill whole sectors of 32, so wider accesses would save instructions and no traffic; slices
+// need not start at multiples of 16 bytes.
+template <class Combine, class Out>
+__global__ void combine(Out* out, FloatTerms terms, std::int64_t size) {
   const Combine with;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < size;
@@ -34,26 +35,26 @@ __global__ void combine(float* out, FloatTerms terms, std::int64_t size) {
       const float term = r == terms.rank ? terms.own[i] : terms.others[other * terms.stride + i];
       value = with(value, term);
     }
-    out[i] = value;
+    out[i] = from_float<Out>(value);
   }
 }
 
-template <class Combine>
-void run(cudaStream_t stream, float* out, const FloatTerms& terms, std::int64_t size) {
+template <class Combine, class Out>
+void run(cudaStream_t stream, Out* out, const FloatTerms& terms, std::int64_t size) {
   constexpr std::int64_t kMaxBlocks = 4096;
   if (size == 0) return;
-  const std::int64_t blocks = (size + kThreads - 1) / kThreads;
-  launch(combine<Combine>, static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks),
-         kThreads, 0, stream, out, terms, size);
+  launch(combine<Combine, Out>, blocks(std::min(ceil_div(size, kThreads), kMaxBlocks)), kThreads, 0,
+         stream, out, terms, size);
 }
 
 }  // namespace
 
-void sum_terms(cudaStream_t stream, float* out, const FloatTerms& terms, std::int64_t size) {
-  run<Sum>(stream, out, terms, size);
+void sum_terms(cudaStream_t stream, const TensorView& out, const FloatTerms& terms) {
+  with_element(out.dtype,
+               [&]<class T>() { run<Sum>(stream, static_cast<T*>(out.data), terms, out.cols); });
 }
-void max_terms(cudaStream_t stream, float* out, const FloatTerms& terms, std::int64_t size) {
-  run<Max>(stream, out, terms, size);
+void max_terms(cudaStream_t stream, const TensorView& out, const FloatTerms& terms) {
+  run<Max>(stream, out.as<float>(), terms, out.cols);
 }
 
 }  // namespace demist::cuda

@@ -31,23 +31,16 @@ std::vector<std::uint32_t> bits_of(const std::vector<float>& values) {
 class Group {
  public:
   using Term = std::function<float(int rank, std::int64_t i)>;
-  using Combine = void (*)(cudaStream_t, float*, const FloatTerms&, std::int64_t);
+  using Combine = void (*)(cudaStream_t, const TensorView&, const FloatTerms&);
 
   Group(int ranks, std::int64_t size, const Term& term) : ranks_(ranks), size_(size), term_(term) {}
 
   // Empty when something beside the result was written.
   std::vector<float> result(Combine combine, int rank, bool in_place = false) const {
-    const std::int64_t stride = size_ + kGap, own = (ranks_ - 1) * stride;
-    const std::int64_t out = in_place ? own : ranks_ * stride;
+    const std::int64_t out = (in_place ? ranks_ - 1 : ranks_) * (size_ + kGap);
     std::vector<float> before = terms(rank);
     const DeviceBuffer<float> memory(before);
-    combine(nullptr, memory.data() + out,
-            {.own = memory.data() + own,
-             .others = memory.data(),
-             .stride = stride,
-             .count = ranks_ - 1,
-             .rank = rank},
-            size_);
+    combine(nullptr, matrix(memory.data() + out, 1, size_), as_terms(memory.data(), rank));
     std::vector<float> after = memory.host();
     const std::vector<float> found(after.begin() + out, after.begin() + out + size_);
     for (std::vector<float>* list : {&before, &after})
@@ -55,8 +48,24 @@ class Group {
     return bits_of(before) == bits_of(after) ? found : std::vector<float>{};
   }
 
+  // The sums in bf16, with what lies behind them.
+  std::vector<bf16> rounded_sums(int rank) const {
+    DeviceBuffer<float> memory(terms(rank));
+    DeviceBuffer<bf16> sums(std::vector<bf16>(index(size_ + kGap), bf16(-77.0f)));
+    sum_terms(nullptr, matrix(sums.data(), 1, size_), as_terms(memory.data(), rank));
+    return sums.host();
+  }
+
  private:
   static constexpr std::int64_t kGap = 3;
+  FloatTerms as_terms(const float* memory, int rank) const {
+    const std::int64_t stride = size_ + kGap;
+    return {.own = memory + (ranks_ - 1) * stride,
+            .others = memory,
+            .stride = stride,
+            .count = ranks_ - 1,
+            .rank = rank};
+  }
   std::vector<float> terms(int rank) const {
     std::vector<float> all(index((ranks_ + 1) * (size_ + kGap)), -77.0f);
     for (int r = 0; r < ranks_; ++r) {
@@ -98,6 +107,11 @@ void expect_sums(int ranks, std::int64_t size) {
   for (int rank = 0; rank < ranks; ++rank)
     for (const bool in_place : {false, true})
       EXPECT_EQ(bits_of(group.result(sum_terms, rank, in_place)), bits_of(first)) << rank;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const std::vector<bf16> rounded = group.rounded_sums(rank);
+    for (std::size_t i = 0; i < rounded.size(); ++i)
+      ASSERT_EQ(rounded[i].bits, bf16(i < first.size() ? first[i] : -77.0f).bits) << i;
+  }
 }
 
 TEST(CombineTerms, SumsMatchTheOracleAndHaveTheSameBitsOnEveryRank) {

@@ -73,6 +73,25 @@ inline void sums_floats_in_rank_order(Communicator& comm) {
   }
 }
 
+// Each rank rounds what it adds: the bits of rounding afterwards.
+inline void rounds_the_sums_of_floats(Communicator& comm) {
+  for (const std::int64_t size : kSizes) {
+    std::vector<float> terms = float_terms(comm.rank(), size), sums(terms.size(), -7.0f);
+    comm.all_reduce_sum(vector_view(std::span(sums)), terms);
+    terms = float_terms(comm.rank(), size);
+    std::vector<bf16> rounded(terms.size(), bf16(-7.0f));
+    comm.all_reduce_sum(vector_view(std::span(rounded)), terms);
+    for (std::int64_t i = 0; i < size; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(sums[at]),
+                std::bit_cast<std::uint32_t>(float_sum(comm.size(), i)))
+          << "size " << size << " element " << i;
+      ASSERT_EQ(rounded[at].bits, bf16(float_sum(comm.size(), i)).bits)
+          << "size " << size << " element " << i;
+    }
+  }
+}
+
 inline void sums_integers_exactly(Communicator& comm) {
   for (const std::int64_t size : kSizes) {
     std::vector<std::int64_t> values(static_cast<std::size_t>(size));
@@ -243,12 +262,17 @@ inline void refuses_wrong_sizes(Communicator& comm) {
   EXPECT_THROW(comm.all_gather(bytes, starts), InternalError);
   EXPECT_THROW(comm.broadcast(bytes, comm.size()), InternalError);
   EXPECT_THROW(comm.broadcast(bytes, -1), InternalError);
+  EXPECT_THROW(comm.all_reduce_sum(vector_view(std::span(out)), std::span(in).first(3)),
+               InternalError);
+  EXPECT_THROW(comm.all_reduce_sum({out.data(), DType::f32, 2, 1, 2}, std::span(in).first(2)),
+               InternalError);
   scatter(out, starts);
   comm.barrier();
 }
 
 inline void conforms(Communicator& comm) {
   sums_floats_in_rank_order(comm);
+  rounds_the_sums_of_floats(comm);
   sums_integers_exactly(comm);
   integer_extremes_cancel(comm);
   max_of_floats(comm);

@@ -13,7 +13,7 @@ class RankOf final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void barrier() override { fail(); }
-  void all_reduce_sum(std::span<float>) override { fail(); }
+  void all_reduce_sum(const TensorView&, std::span<float>) override { fail(); }
   void all_reduce_sum(std::span<std::int64_t>) override { fail(); }
   void all_reduce_max(std::span<float>) override { fail(); }
   void reduce_scatter_sum(std::span<std::int64_t>, std::span<const std::int64_t>,

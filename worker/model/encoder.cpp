@@ -25,8 +25,7 @@ void Model::embed(const ModelViews& weights, const EncoderInput& input) {
     backend_.embed_forward(e, input.ids, input.positions, weights.word, vocabulary_.begin,
                            weights.position, weights.type, tensor_.rank() != 0);
     backend_.convert(part, e);
-    tensor_.all_reduce_sum({part.as<float>(), static_cast<std::size_t>(part.size())});
-    backend_.convert(e, part);
+    tensor_.all_reduce_sum(e, {part.as<float>(), static_cast<std::size_t>(part.size())});
   }
   const NormActivations out = kept_.norm(0, n);
   AddLayerNorm op{.sum = out.sum,

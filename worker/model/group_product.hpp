@@ -7,9 +7,10 @@
 namespace demist {
 
 // out = x W^T of a column-split W (forward), or dy W of a row-split one (backward): each rank holds
-// part of the reduced dimension, so the products are summed over the tensor group, in fp32.
-// `meanwhile` queues operations that neither read `out` nor write what the product reads: where the
-// group has a network of its own, they run under the sum.
+// part of the reduced dimension, so the products are summed over the tensor group, in fp32, and
+// rounded to out's type by the rank that adds them. `meanwhile` queues operations that neither
+// touch `out` nor write what the product reads: where the group has a network of its own, they run
+// under the sum.
 template <class Meanwhile>
 void Model::group_product(TensorView out, ConstTensorView x, ConstTensorView weight,
                           Transpose transpose, Meanwhile&& meanwhile) {
@@ -21,10 +22,9 @@ void Model::group_product(TensorView out, ConstTensorView x, ConstTensorView wei
   const TensorView part = partial_.top(x.rows);
   backend_.gemm(part, x, weight, transpose);
   tensor_.detach();
-  tensor_.all_reduce_sum({part.as<float>(), static_cast<std::size_t>(part.size())});
+  tensor_.all_reduce_sum(out, {part.as<float>(), static_cast<std::size_t>(part.size())});
   meanwhile();
   tensor_.join();
-  backend_.convert(out, part);
 }
 
 }  // namespace demist

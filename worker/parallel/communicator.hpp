@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/mpi.hpp"
+#include "core/tensor.hpp"
 
 namespace demist {
 
@@ -21,7 +22,11 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual void barrier() = 0;
-  virtual void all_reduce_sum(std::span<float> values) = 0;
+  // out = the sum of all ranks' terms, in out's type: the rank that adds a slice rounds it, so that
+  // sums for bf16 come back in half the bytes. out: as many elements, in rows without gaps; it may
+  // be the terms themselves. What terms hold afterwards is undefined.
+  virtual void all_reduce_sum(const TensorView& out, std::span<float> terms) = 0;
+  void all_reduce_sum(std::span<float> values) { all_reduce_sum(vector_view(values), values); }
   virtual void all_reduce_sum(std::span<std::int64_t> values) = 0;
   virtual void all_reduce_max(std::span<float> values) = 0;  // a NaN anywhere gives NaN everywhere
   // Rank r receives the sum of all ranks' in[starts[r], starts[r + 1]); in.size() == starts.back().

@@ -13,7 +13,13 @@ class LocalCommunicator final : public Communicator {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   void barrier() override {}
-  void all_reduce_sum(std::span<float>) override {}
+  void all_reduce_sum(const TensorView& out, std::span<float> terms) override {
+    check_sum(out, terms);
+    if (out.dtype == DType::bf16)
+      std::ranges::transform(terms, out.as<bf16>(), [](float x) { return bf16(x); });
+    else if (out.data != terms.data())
+      std::ranges::copy(terms, out.as<float>());
+  }
   void all_reduce_sum(std::span<std::int64_t>) override {}
   void all_reduce_max(std::span<float>) override {}
   void reduce_scatter_sum(std::span<std::int64_t> out, std::span<const std::int64_t> in,

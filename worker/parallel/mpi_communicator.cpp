@@ -51,6 +51,17 @@ void sum_in_order(T* out, const std::vector<const T*>& terms, std::int64_t count
   });
 }
 
+// Elements of a buffer.
+struct Slice {
+  std::int64_t begin, count;
+};
+
+void round_slice(bf16* out, const float* sums, Slice slice) {
+  parallel_ranges(slice.count, kSumGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = slice.begin + begin; i < slice.begin + end; ++i) out[i] = bf16(sums[i]);
+  });
+}
+
 // Maps floats to integers of the same order, with every NaN above +infinity and -0 below +0.
 std::int32_t ordered_key(float value) {
   if (std::isnan(value)) return std::numeric_limits<std::int32_t>::max();
@@ -81,8 +92,21 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return comm_.rank(); }
   int size() const override { return comm_.size(); }
   void barrier() override { comm_.barrier(); }
-  void all_reduce_sum(std::span<float> values) override { all_reduce(values); }
-  void all_reduce_sum(std::span<std::int64_t> values) override { all_reduce(values); }
+  void all_reduce_sum(const TensorView& out, std::span<float> terms) override {
+    check_sum(out, terms);
+    const mpi::Call call(comm_, "all_reduce");
+    const Slice sums = add(terms);
+    if (out.dtype == DType::bf16)
+      round_slice(out.as<bf16>(), terms.data(), sums);
+    else if (out.data != terms.data())
+      std::copy_n(terms.data() + sums.begin, sums.count, out.as<float>() + sums.begin);
+    gather_sums(out.data, size_of(out.dtype), out.size(), sums);
+  }
+  void all_reduce_sum(std::span<std::int64_t> values) override {
+    const mpi::Call call(comm_, "all_reduce");
+    const Slice sums = add(values);
+    gather_sums(values.data(), sizeof(std::int64_t), std::ssize(values), sums);
+  }
   void reduce_scatter_sum(std::span<std::int64_t> out, std::span<const std::int64_t> in,
                           std::span<const std::int64_t> starts) override {
     reduce_scatter(out, in, starts);
@@ -135,27 +159,33 @@ class MpiCommunicator final : public Communicator {
                 static_cast<int>(r));
   }
 
+  // Puts sums where the terms were: all of them when they are few, else those of this rank's slice.
   template <class T>
-  void all_reduce(std::span<T> values) {
-    if (values.empty() || ranks_ == 1) return;
-    const mpi::Call call(comm_, "all_reduce");
-    if (values.size_bytes() <= kSmallBytes) return all_reduce_small(values);
-    std::vector<std::int64_t> starts(ranks_ + 1), bytes(ranks_ + 1);
-    for (std::size_t r = 0; r <= ranks_; ++r) {
-      starts[r] = static_cast<std::int64_t>(values.size() / ranks_ * r +
-                                            std::min(r, values.size() % ranks_));
-      bytes[r] = starts[r] * static_cast<std::int64_t>(sizeof(T));
+  Slice add(std::span<T> terms) {
+    const auto total = static_cast<std::int64_t>(terms.size());
+    if (terms.empty() || ranks_ == 1) return {0, total};
+    if (terms.size_bytes() <= kSmallBytes) {
+      add_all(terms);
+      return {0, total};
     }
+    const std::vector<std::int64_t> starts = even_slices(total, size());
     const auto me = static_cast<std::size_t>(rank());
-    const auto mine = values.subspan(static_cast<std::size_t>(starts[me]),
-                                     static_cast<std::size_t>(starts[me + 1] - starts[me]));
+    const Slice mine{starts[me], starts[me + 1] - starts[me]};
     // In place is safe: a rank's own slice is the one part of `in` that it sends to nobody.
-    reduce_scatter<T>(mine, values, starts);
-    all_gather(std::as_writable_bytes(values), bytes);
+    reduce_scatter<T>(
+        terms.subspan(static_cast<std::size_t>(mine.begin), static_cast<std::size_t>(mine.count)),
+        terms, starts);
+    return mine;
+  }
+
+  void gather_sums(void* all, std::size_t element, std::int64_t total, Slice own) {
+    if (own.count == total) return;  // everywhere
+    all_gather({static_cast<std::byte*>(all), static_cast<std::size_t>(total) * element},
+               in_bytes(even_slices(total, size()), element));
   }
 
   template <class T>
-  void all_reduce_small(std::span<T> values) {
+  void add_all(std::span<T> values) {
     const int count = static_cast<int>(values.size());
     std::vector<T> all(values.size() * ranks_);
     mpi::check(MPI_Allgather(values.data(), count, datatype_of<T>(), all.data(), count,

@@ -75,7 +75,10 @@ class NcclCommunicator final : public Communicator {
     border_.hold(compute_);
     stream_ = &compute_;
   }
-  void all_reduce_sum(std::span<float> values) override { all_reduce(values, cuda::sum_terms); }
+  void all_reduce_sum(const TensorView& out, std::span<float> terms) override {
+    check_sum(out, terms);
+    all_reduce(out, terms, cuda::sum_terms);
+  }
   void all_reduce_sum(std::span<std::int64_t> values) override {
     if (size() == 1 || values.empty()) return;
     group("NCCL sum", [&](ncclComm_t nccl) {
@@ -84,7 +87,9 @@ class NcclCommunicator final : public Communicator {
             "NCCL sum");
     });
   }
-  void all_reduce_max(std::span<float> values) override { all_reduce(values, cuda::max_terms); }
+  void all_reduce_max(std::span<float> values) override {
+    all_reduce(vector_view(values), values, cuda::max_terms);
+  }
   void reduce_scatter_sum(std::span<std::int64_t> out, std::span<const std::int64_t> in,
                           std::span<const std::int64_t> starts) override {
     check_slices(starts, size(), in.size());
@@ -103,7 +108,7 @@ class NcclCommunicator final : public Communicator {
                           std::span<const std::int64_t> starts) override {
     check_slices(starts, size(), in.size());
     check_own(out.size(), starts);
-    reduce_scatter(out, in, starts, cuda::sum_terms);
+    reduce_scatter(vector_view(out), in, starts, cuda::sum_terms);
   }
   void all_gather(std::span<std::byte> all, std::span<const std::int64_t> starts) override {
     check_slices(starts, size(), all.size());
@@ -129,7 +134,7 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
-  using Combine = void (*)(cudaStream_t, float*, const cuda::FloatTerms&, std::int64_t);
+  using Combine = void (*)(cudaStream_t, const TensorView& out, const cuda::FloatTerms&);
 
   std::size_t others() const { return static_cast<std::size_t>(std::max(1, size() - 1)); }
 
@@ -168,23 +173,21 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
-  // The values are cut into one slice a rank: combined by its owner, then gathered.
-  void all_reduce(std::span<float> values, Combine combine) {
-    if (size() == 1) return;
-    const auto total = static_cast<std::int64_t>(values.size());
-    std::vector<std::int64_t> starts, bytes;
-    for (int r = 0; r <= size(); ++r) {
-      starts.push_back(total * r / size());
-      bytes.push_back(starts.back() * static_cast<std::int64_t>(sizeof(float)));
-    }
+  // The terms are cut into one slice a rank: combined by its owner, then gathered.
+  void all_reduce(const TensorView& out, std::span<const float> terms, Combine combine) {
+    if (size() == 1 && out.data == terms.data()) return;
+    const TensorView all{out.data, out.dtype, 1, out.size(), out.size()};
+    const std::vector<std::int64_t> starts = even_slices(all.cols, size());
     const auto mine = static_cast<std::size_t>(rank());
-    const auto own = values.subspan(static_cast<std::size_t>(starts[mine]),
-                                    static_cast<std::size_t>(starts[mine + 1] - starts[mine]));
-    reduce_scatter(own, std::span<const float>(values), starts, combine);
-    all_gather(std::as_writable_bytes(values), bytes);
+    reduce_scatter(all.col_slice(starts[mine], starts[mine + 1] - starts[mine]), terms, starts,
+                   combine);
+    const std::size_t element = size_of(out.dtype);
+    all_gather({static_cast<std::byte*>(all.data), static_cast<std::size_t>(all.cols) * element},
+               in_bytes(starts, element));
   }
 
-  void reduce_scatter(std::span<float> out, std::span<const float> in,
+  // out: one row.
+  void reduce_scatter(const TensorView& out, std::span<const float> in,
                       std::span<const std::int64_t> starts, Combine combine) {
     const auto mine = static_cast<std::size_t>(rank());
     const auto piece = static_cast<std::int64_t>(piece_bytes_ / sizeof(float));
@@ -202,7 +205,7 @@ class NcclCommunicator final : public Communicator {
                                    .stride = piece,
                                    .count = size() - 1,
                                    .rank = rank()};
-      combine(stream_->get(), out.data() + at, terms, count(mine));
+      if (count(mine) > 0) combine(stream_->get(), out.col_slice(at, count(mine)), terms);
     }
   }
 

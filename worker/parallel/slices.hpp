@@ -6,8 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/error.hpp"
+#include "core/tensor.hpp"
 
 namespace demist {
 
@@ -19,6 +21,23 @@ inline void check_slices(std::span<const std::int64_t> starts, int ranks, std::s
          "communicator: starts must rise from 0");
   ensure(starts.back() == static_cast<std::int64_t>(total),
          "communicator: starts must end at the buffer's size");
+}
+
+inline void check_sum(const TensorView& out, std::span<const float> terms) {
+  ensure(out.size() == static_cast<std::int64_t>(terms.size()),
+         "communicator: a sum needs as many elements as its terms");
+  ensure(out.ld == out.cols, "communicator: a sum needs rows without gaps");
+}
+
+// [0, total) as a slice for each of `ranks`, nearly equal.
+inline std::vector<std::int64_t> even_slices(std::int64_t total, int ranks) {
+  std::vector<std::int64_t> starts;
+  for (std::int64_t r = 0; r <= ranks; ++r) starts.push_back(total * r / ranks);
+  return starts;
+}
+inline std::vector<std::int64_t> in_bytes(std::vector<std::int64_t> starts, std::size_t element) {
+  for (std::int64_t& start : starts) start *= static_cast<std::int64_t>(element);
+  return starts;
 }
 
 // Of `staging` bytes of device memory for a sum over `ranks`: those for the terms of one other

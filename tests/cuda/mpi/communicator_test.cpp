@@ -17,8 +17,15 @@ class StagedCommunicator final : public Communicator {
   int rank() const override { return device_->rank(); }
   int size() const override { return device_->size(); }
   void barrier() override { device_->barrier(); }
-  void all_reduce_sum(std::span<float> values) override {
-    in_place(values, [&](auto span) { device_->all_reduce_sum(span); });
+  void all_reduce_sum(const TensorView& out, std::span<float> terms) override {
+    if (out.data == terms.data())
+      return in_place(terms, [&](auto span) { device_->all_reduce_sum(span); });
+    Buffer<std::byte> sums(static_cast<std::size_t>(out.size()) * size_of(out.dtype),
+                           backend_.memory());
+    TensorView there = out;
+    there.data = sums.data();
+    in_place(terms, [&](auto span) { device_->all_reduce_sum(there, span); });
+    backend_.download(out.data, sums.data(), sums.bytes());
   }
   void all_reduce_sum(std::span<std::int64_t> values) override {
     in_place(values, [&](auto span) { device_->all_reduce_sum(span); });
