@@ -8,7 +8,10 @@
 
 namespace demist::cuda {
 
-constexpr int kChunk = 8;  // 16 bytes of bf16, 2 x 16 of fp32
+// 16 bytes of bf16, 2 x 16 of fp32, 4 x 16 of int64. Of the wider types each access of a warp takes
+// one half of its sectors of 32 bytes: the next finds the other half in L1, stores meet in L2, and
+// DRAM moves every sector once. L1 and L2 see twice the accesses, and have the bandwidth.
+constexpr int kChunk = 8;
 
 // body(0) .. body(kCount - 1) written out, so that arrays indexed by the argument stay in
 // registers: a loop with a large body is not unrolled without being told, and #pragma unroll is not
