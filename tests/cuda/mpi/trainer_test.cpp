@@ -74,9 +74,9 @@ std::vector<double> losses(Trainer& trainer, int groups, std::int64_t steps) {
   return curve;
 }
 
-class CudaTrainer : public testing::TestWithParam<Case> {};
+class CudaTraining : public testing::TestWithParam<Case> {};
 
-TEST_P(CudaTrainer, LearnsAsTheCpuDoes) {
+TEST_P(CudaTraining, LearnsAsTheCpuDoes) {
   const mpi::Comm& world = test::world();
   std::vector<double> want;
   double want_held_out = 0;
@@ -101,6 +101,18 @@ TEST_P(CudaTrainer, LearnsAsTheCpuDoes) {
                 GetParam().loss_tolerance() * want_held_out);
   }
 }
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const DType compute : {DType::f32, DType::bf16})
+    for (const NormPlacement norm : {NormPlacement::post, NormPlacement::pre})
+      for (const bool rdm : {false, true}) cases.push_back({compute, norm, rdm});
+  return cases;
+}
+INSTANTIATE_TEST_SUITE_P(AllCases, CudaTraining, testing::ValuesIn(all_cases()),
+                         [](const auto& c) { return c.param.name(); });
+
+class CudaTrainer : public testing::TestWithParam<Case> {};
 
 TEST_P(CudaTrainer, OneHashForAnyNumberOfGroups) {
   const mpi::Comm& world = test::world();
