@@ -91,6 +91,16 @@ void DataFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) 
                           SYNC_FILE_RANGE_WRITE);
 }
 
+// Whoever waits is told of an error of the disk, once: sync() would not hear of it again.
+void DataFile::settle(std::uint64_t offset, std::size_t count) {
+  constexpr unsigned wait =
+      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  if (::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(count), wait) == 0)
+    return;
+  const bool unsupported = errno == ENOSYS || errno == EINVAL || errno == ESPIPE;
+  if (!unsupported) fail("write", count);
+}
+
 void DataFile::sync() {
   if (::fsync(fd_) != 0) fail("sync", 0);
 }

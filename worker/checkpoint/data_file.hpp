@@ -43,9 +43,13 @@ class DataFile {
   void reserve(std::uint64_t bytes);
   // Returns when the bytes are the system's; with many, the disk begins at once.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
-  // Returns when they are on the disk.
+  // Returns when the disk has taken these bytes, as far as the system knows; sync() is what makes
+  // sure.
+  void settle(std::uint64_t offset, std::size_t count);
+  // Returns when all bytes are on the disk.
   void sync();
   void read_at(std::uint64_t offset, std::span<std::byte> bytes) const;
+  const std::filesystem::path& path() const { return path_; }
 
  private:
   [[noreturn]] void fail(const char* verb, std::uint64_t bytes) const;

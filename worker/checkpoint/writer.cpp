@@ -13,6 +13,7 @@
 #include "core/file.hpp"
 #include "core/h5.hpp"
 #include "worker/checkpoint/data_file.hpp"
+#include "worker/checkpoint/write_check.hpp"
 
 namespace demist::checkpoint {
 namespace {
@@ -20,17 +21,13 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "values are stored as they lie in memory");
 
-void refuse_if_stopped(const std::stop_token& stop) {
-  if (stop.stop_requested()) throw EnvironmentError("the save was given up");
-}
-
 // Writes values end to end from `offset` in whole chunks, so that a column split's short rows cost
 // a copy and not a call, and every chunk is hashed once.
 class ChunkWriter {
  public:
-  ChunkWriter(DataFile& file, std::uint64_t offset, std::span<float> buffer,
+  ChunkWriter(DataFile& file, WriteCheck& check, std::uint64_t offset, std::span<float> buffer,
               const std::stop_token& stop)
-      : file_(file), offset_(offset), buffer_(buffer), stop_(stop) {}
+      : file_(file), check_(check), offset_(offset), buffer_(buffer), stop_(stop) {}
 
   void append(std::span<const float> values) {
     while (!values.empty()) {
@@ -60,11 +57,13 @@ class ChunkWriter {
   void put(std::span<const float> chunk) {
     refuse_if_stopped(stop_);
     file_.write_at(offset_, std::as_bytes(chunk));
-    offset_ += chunk.size_bytes();
     checksums_.push_back(xxh3_64(std::as_bytes(chunk)));
+    check_.expect(offset_, chunk.size_bytes(), checksums_.back());
+    offset_ += chunk.size_bytes();
   }
 
   DataFile& file_;
+  WriteCheck& check_;
   std::uint64_t offset_;
   const std::span<float> buffer_;
   const std::stop_token& stop_;
@@ -114,25 +113,6 @@ std::vector<Block> lay_out(const fs::path& path, const SparseFile& tables, const
   }
   file.close();
   return blocks;
-}
-
-void check_file(const DataFile& file, const fs::path& path, const std::vector<Block>& blocks,
-                std::span<float> buffer, const std::stop_token& stop) {
-  for (const Block& block : blocks) {
-    std::uint64_t offset = block.offset;
-    std::int64_t left = block.count;
-    for (const std::uint64_t checksum : block.checksums) {
-      refuse_if_stopped(stop);
-      const auto chunk =
-          std::as_writable_bytes(buffer.first(static_cast<std::size_t>(std::min(kChunk, left))));
-      file.read_at(offset, chunk);
-      if (xxh3_64(chunk) != checksum)
-        throw EnvironmentError(
-            path.string() + ": reading back gives other bytes than were written; check the disk");
-      offset += chunk.size();
-      left -= kChunk;
-    }
-  }
 }
 
 }  // namespace
@@ -201,13 +181,14 @@ Part write_part(const fs::path& folder, const WriterId& id,
   file.reserve(part.file.bytes);
   tables.for_each_part([&](std::uint64_t offset, auto bytes) { file.write_at(offset, bytes); });
   std::vector<float> buffer(static_cast<std::size_t>(kChunk));
+  WriteCheck check(file, std::span(buffer).size_bytes(), stop);
   for (std::size_t b = 0; b < blocks.size(); ++b) {
-    ChunkWriter writer(file, part.blocks[b].offset, buffer, stop);
+    ChunkWriter writer(file, check, part.blocks[b].offset, buffer, stop);
     for (const std::span<const float> piece : blocks[b].pieces) writer.append(piece);
     part.blocks[b].checksums = writer.finish();
   }
   file.sync();
-  check_file(file, path, part.blocks, buffer, stop);
+  check.finish();
   return part;
 }
 

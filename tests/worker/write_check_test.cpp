@@ -1,0 +1,88 @@
+// What is read back while a checkpoint is written.
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/checkpoint/write_check.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/checksum.hpp"
+#include "core/error.hpp"
+#include "tests/support/temporary_folder.hpp"
+
+namespace demist::checkpoint {
+namespace {
+
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+
+class WriteCheckTest : public testing::Test {
+ protected:
+  WriteCheckTest() {
+    std::ofstream(path_).close();
+    file_.emplace(path_);
+    file_->reserve(kChunks * kChunkBytes);
+  }
+  // Chunk `i` holds bytes of its own; `damage` changes one of them behind the writer's back.
+  std::uint64_t write(std::size_t i, bool damage = false) {
+    const std::vector<std::byte> bytes(kChunkBytes, static_cast<std::byte>(i + 1));
+    file_->write_at(i * kChunkBytes, bytes);
+    if (damage) {
+      std::fstream other(path_, std::ios::in | std::ios::out | std::ios::binary);
+      other.seekp(static_cast<std::streamoff>(i * kChunkBytes + 77)).put('\0');
+    }
+    return xxh3_64(bytes);
+  }
+  void expect_damage(const std::function<void()>& body) {
+    try {
+      body();
+      ADD_FAILURE() << "damage was not noticed";
+    } catch (const EnvironmentError& error) {
+      EXPECT_NE(std::string(error.what()).find(path_.string() + ": reading back gives other bytes"),
+                std::string::npos)
+          << error.what();
+    }
+  }
+
+  static constexpr std::size_t kChunks = 6;
+  const test::TemporaryFolder folder_;
+  const std::filesystem::path path_ = folder_.path() / "w0000.h5";
+  std::optional<DataFile> file_;
+  const std::stop_token never_;
+};
+
+TEST_F(WriteCheckTest, WhatWasWrittenPasses) {
+  WriteCheck check(*file_, kChunkBytes, never_, 2 * kChunkBytes);
+  for (std::size_t i = 0; i < kChunks; ++i) check.expect(i * kChunkBytes, kChunkBytes, write(i));
+  file_->sync();
+  check.finish();
+  check.finish();  // nothing is left
+}
+
+// Not only at the end: a save of many gigabytes should not go on over a broken disk.
+TEST_F(WriteCheckTest, DamageIsFoundWhileTheRestIsWritten) {
+  WriteCheck check(*file_, kChunkBytes, never_, 2 * kChunkBytes);
+  check.expect(0, kChunkBytes, write(0, true));
+  check.expect(kChunkBytes, kChunkBytes, write(1));
+  const std::uint64_t third = write(2);
+  expect_damage([&] { check.expect(2 * kChunkBytes, kChunkBytes, third); });
+}
+
+TEST_F(WriteCheckTest, DamageOfTheLastChunksIsFoundAtTheEnd) {
+  WriteCheck check(*file_, kChunkBytes, never_, 2 * kChunkBytes);
+  check.expect(0, kChunkBytes, write(0));
+  check.expect(kChunkBytes, kChunkBytes, write(1, true));
+  file_->sync();
+  expect_damage([&] { check.finish(); });
+}
+
+TEST_F(WriteCheckTest, ASaveThatWasGivenUpIsNotRead) {
+  std::stop_source stop;
+  const std::stop_token token = stop.get_token();
+  WriteCheck check(*file_, kChunkBytes, token, kChunkBytes);
+  check.expect(0, kChunkBytes, write(0));
+  stop.request_stop();
+  EXPECT_THROW(check.finish(), EnvironmentError);
+}
+
+}  // namespace
+}  // namespace demist::checkpoint

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/checkpoint/write_check.hpp"
+
+#include "core/checksum.hpp"
+#include "core/error.hpp"
+
+namespace demist::checkpoint {
+
+void refuse_if_stopped(const std::stop_token& stop) {
+  if (stop.stop_requested()) throw EnvironmentError("the save was given up");
+}
+
+WriteCheck::WriteCheck(DataFile& file, std::size_t largest_chunk, const std::stop_token& stop,
+                       std::size_t under_way)
+    : file_(file), stop_(stop), limit_(under_way), buffer_(largest_chunk) {}
+
+void WriteCheck::expect(std::uint64_t offset, std::size_t bytes, std::uint64_t xxh3) {
+  chunks_.push_back({offset, bytes, xxh3});
+  under_way_ += bytes;
+  while (under_way_ > limit_) {
+    const Chunk& oldest = chunks_.front();
+    file_.settle(oldest.offset, oldest.bytes);
+    check(oldest);
+    under_way_ -= oldest.bytes;
+    chunks_.pop_front();
+  }
+}
+
+void WriteCheck::finish() {
+  for (const Chunk& chunk : chunks_) check(chunk);
+  chunks_.clear();
+  under_way_ = 0;
+}
+
+void WriteCheck::check(const Chunk& chunk) {
+  refuse_if_stopped(stop_);
+  const auto bytes = buffer_.span().first(chunk.bytes);
+  file_.read_at(chunk.offset, bytes);
+  if (xxh3_64(bytes) != chunk.xxh3)
+    throw EnvironmentError(file_.path().string() +
+                           ": reading back gives other bytes than were written; check the disk");
+}
+
+}  // namespace demist::checkpoint
