@@ -105,7 +105,7 @@ struct Trainer::Impl {
     std::int64_t data_step;  // of what it is made of
     std::size_t own;         // micro-batches of this group
   };
-  std::vector<data::MicroBatch> load(const Announced& plan);
+  std::vector<data::MicroBatch> load(const Announced& plan, StepReport& report);
   std::vector<data::MicroBatch> load_turn(const Announced& plan, int turn) const;
   GradientReducer::Result compute(const Announced& plan,
                                   const std::vector<data::MicroBatch>& batches, StepTotals& totals,
@@ -281,9 +281,7 @@ StepReport Trainer::run_step() {
   const WatchedStep watched(t.world, t.step);
   StepReport report;
   report.step = t.step;
-  const auto start = std::chrono::steady_clock::now();
-  const std::vector<data::MicroBatch> batches = t.load(plan);
-  report.load_seconds = seconds_since(start);
+  const std::vector<data::MicroBatch> batches = t.load(plan, report);
   StepTotals totals;
   const auto result = plan.plan.check ? t.compute_checked(plan, batches, totals, report)
                                       : t.compute(plan, batches, totals, report);
@@ -300,11 +298,16 @@ StepReport Trainer::run_step() {
   return report;
 }
 
-std::vector<data::MicroBatch> Trainer::Impl::load(const Announced& plan) {
+// All ranks meet here, but to wait for one that is still in the step before is no wait for data.
+std::vector<data::MicroBatch> Trainer::Impl::load(const Announced& plan, StepReport& report) {
   std::vector<data::MicroBatch> batches;
+  std::int64_t nanoseconds = 0;
   mpi::together(world, "load data", [&] {
+    const auto start = std::chrono::steady_clock::now();
     for (std::size_t i = 0; i < plan.own; ++i) batches.push_back(prefetcher.take());
+    nanoseconds = static_cast<std::int64_t>(1e9 * seconds_since(start));
   });
+  report.load_seconds = 1e-9 * static_cast<double>(world.all_reduce_max(nanoseconds));
   return batches;
 }
 

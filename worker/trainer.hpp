@@ -47,7 +47,7 @@ struct StepReport {
   std::int32_t rescaled = 0;   // times the step was redone with a larger fixed-point scale
   bool recomputed = false;     // not finite at first: a fault of a machine, if it was applied then
   std::optional<Corruption> corruption;  // found by a check; verdict `corrupt` if it does not pass
-  double load_seconds = 0;               // this rank waited for its micro-batches
+  double load_seconds = 0;               // the longest that a rank waited for its micro-batches
   std::int32_t micro_batches = 0;        // that this rank computed in
   double compute_seconds = 0;            // of its own: not waiting for other data groups
 };

@@ -5,8 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "core/file.hpp"
 #include "tests/support/mpi_main.hpp"
@@ -142,6 +144,47 @@ TEST(Trainer, DataThatIsLeftOutIsNeverSeen) {
   one_step(trainer, 1);
   one_step(trainer, 1);
   EXPECT_EQ(seen, (std::vector<std::int64_t>{0, 0, 4, 4, 5, 5}));
+}
+
+// Makes the micro-batches of one rank's prefetcher wait, and tells when one is made.
+class SlowSource final : public data::Source {
+ public:
+  explicit SlowSource(std::chrono::milliseconds pause) : pause_(pause) {}
+  std::int32_t micro_batches() const override { return from_.micro_batches(); }
+  std::int64_t max_tokens() const override { return from_.max_tokens(); }
+  std::int64_t max_rows() const override { return from_.max_rows(); }
+  std::int64_t max_targets() const override { return from_.max_targets(); }
+  std::int64_t whole_columns() const override { return from_.whole_columns(); }
+  data::MicroBatch make(std::int64_t step, std::int32_t index) const override {
+    std::this_thread::sleep_for(pause_);
+    return from_.make(step, index);
+  }
+
+ private:
+  const test::RandomSource from_{test::kTinyVocab, 2, false};
+  const std::chrono::milliseconds pause_;
+};
+
+// What slow data costs is told on every rank, and a rank that comes late for another reason is not
+// taken for slow data. The bounds leave a busy machine more than a second.
+TEST(Trainer, TellsWaitsForDataFromWaitsForRanks) {
+  using std::chrono::milliseconds;
+  const mpi::Comm& world = test::world();
+  const int groups = world.size(), last = world.size() - 1;
+  const milliseconds pause(1500), late(3000);
+  {
+    const auto source =
+        std::make_shared<SlowSource>(world.rank() == std::min(1, last) ? pause : milliseconds(0));
+    Trainer trainer(world, tiny(), source, make_cpu_device());
+    trainer.initialize();
+    EXPECT_GE(one_step(trainer, groups).load_seconds, 0.1);
+  }
+  if (last == 0) return;
+  Trainer trainer(world, tiny(), std::make_shared<SlowSource>(milliseconds(0)), make_cpu_device());
+  trainer.initialize();
+  trainer.announce({0, {0, 1 % groups}});
+  if (world.rank() == last) std::this_thread::sleep_for(late);
+  EXPECT_LT(trainer.run_step().load_seconds, 1.5);
 }
 
 TEST(Trainer, FastAgreesWithExactToRounding) {
