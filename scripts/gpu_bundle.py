@@ -109,7 +109,13 @@ def check_libraries(bundle, lib):
                 continue
             if path is None or bundle not in pathlib.Path(path).parents and lib not in pathlib.Path(path).parents:
                 sys.exit(f"gpu-bundle: {file.name} needs {soname}, which is not in the bundle ({path})")
-    return len(files)
+    return files
+
+
+def newest_glibc(files):
+    """The glibc that the files' symbols ask for."""
+    text = subprocess.run(["readelf", "-VW", *map(str, files)], check=True, capture_output=True, text=True).stdout
+    return "2." + str(max(int(minor) for minor in re.findall(r"GLIBC_2\.(\d+)", text)))
 
 
 def copy_scripts(bundle):
@@ -140,16 +146,17 @@ def pack(build, bundle):
     with tempfile.TemporaryDirectory() as folder:
         lib = pathlib.Path(folder) / "lib"
         copy_libraries(libraries, lib)
-        count, unpacked = check_libraries(bundle, lib), folder_bytes(lib)
+        files, unpacked = check_libraries(bundle, lib), folder_bytes(lib)
+        glibc = newest_glibc(files)
         with tarfile.open(bundle / "lib.tar.xz", "w:xz", preset=2) as tar:
             tar.add(lib, "lib")
     copy_scripts(bundle)
-    about = {"format": "demist.gpu-bundle/1", "id": identity(bundle), "programs": wants}
+    about = {"format": "demist.gpu-bundle/1", "id": identity(bundle), "glibc": glibc, "programs": wants}
     (bundle / "bundle.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     subprocess.run([str(bundle / "demist"), "--version"], check=True, stdout=subprocess.DEVNULL,
                    env={"PATH": os.environ["PATH"]})
     shutil.rmtree(bundle / "lib")  # that start unpacked it
-    return count, unpacked
+    return len(files), unpacked
 
 
 def main(build, bundle):

@@ -37,6 +37,7 @@ class Bundle:
         if not about.exists():
             sys.exit(f"gpu-check: {self.root} is no bundle; `./dev gpu-bundle` makes one")
         self.about = json.loads(about.read_text(encoding="utf-8"))
+        self._check_glibc()
         self.libraries = self._unpacked()
         self.nvidia = self._find_nvidia()
 
@@ -59,6 +60,14 @@ class Bundle:
                            OPAL_PKGLIBDIR=str(self.libraries / "openmpi3"), OPAL_SYSCONFDIR=str(self.libraries),
                            OPAL_PKGDATADIR=str(self.libraries / "help"))
         return environment
+
+    def _check_glibc(self):
+        """Else every program would end with a riddle of the loader's."""
+        numbers = lambda version: [int(part) for part in version.split(".")]
+        needed, here = self.about.get("glibc", "0"), (os.confstr("CS_GNU_LIBC_VERSION") or "glibc 0").split()[1]
+        if numbers(here) < numbers(needed):
+            sys.exit(f"gpu-check: this system has glibc {here}, and the bundle needs {needed} or newer: run it in a "
+                     "container that has it (Debian 12, Ubuntu 24.04), or make the bundle on an older system")
 
     def _unpacked(self):
         """lib/ comes as an archive, a quarter of its size; it is unpacked once, here or in a temporary folder."""

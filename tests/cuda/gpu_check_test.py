@@ -87,6 +87,11 @@ class Parts(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("libnccl.so.99 not found", lines["needs"]["note"])
 
+    def test_an_older_system_is_told_so(self):
+        (self.root / "bundle.json").write_text(json.dumps({"id": "test", "glibc": "2.999", "programs": {}}))
+        with self.assertRaisesRegex(SystemExit, "this system has glibc 2.* needs 2.999"):
+            bundle_module.Bundle(self.root)
+
     def test_libraries_are_found_and_the_bundle_comes_first(self):
         for folder in ("nvidia", "lib"):
             (self.root / folder).mkdir()
