@@ -127,9 +127,10 @@ class ForwardWarp {
 // Reads q, k, v once from memory (k and v again from the L2 cache for every block of queries) and
 // writes out and lse: 8 cols head_dim + 4 cols bytes and 4 cols^2 head_dim FLOP per head of a
 // sequence. At the limits of an H100 (3.35 TB/s, 989 TFLOP/s) 64 x 512 tokens and 12 heads of 64
-// cost 60 us of memory and 52 us of tensor cores; mma.sync reaches about 60 % of the latter
-// (the rest needs wgmma): 87 us. exp2 (16 a clock and SM) adds 54 us of another unit, dropout's
-// integer work about as much again, both beside the products of the other warps.
+// cost 60 us of memory and 52 us of tensor cores. What binds is shared memory: four warps read the
+// whole tiles of keys and values, 80 KiB with what the copies write, 640 clocks at 128 bytes a
+// clock where the products take 256: 130 us. exp2 (16 a clock and SM) adds 54 us of another unit,
+// dropout's integer work about as much again, both beside the products of the other warps.
 // Registers a thread (sm_80, sm_90; nothing spills), with dropout: head_dim 64 204, 215,
 // 80 216, 218, 128 250, 255; shared memory 36, 44, 68 KiB a block.
 // Two blocks, 8 warps, a multiprocessor, which 255 registers and 68 KiB allow on both.

@@ -24,9 +24,10 @@ __device__ inline int lane_column() { return static_cast<int>(threadIdx.x) % 4; 
 // Where 8 elements of a tile lie: 16-byte pieces, an odd number of them from row to row. So the
 // same piece of 8 neighbouring rows, which is what ldmatrix reads at once, falls into 8 different
 // groups of 4 banks, and so do the neighbouring pieces that 8 threads of a copy write: no bank
-// conflicts. (An exclusive-or swizzle would save the padding, 6 to 12 %, but its addresses are no
-// sums: they cost a register or an instruction for each fragment, where these are offsets in the
-// instruction.)
+// conflicts, but for head_dim 80, where 8 threads write 2 pieces of 4 rows, and two of them meet in
+// one group: those writes, a fifth of a tile's traffic, take twice as long. (An exclusive-or
+// swizzle would save the padding, 6 to 12 %, but its addresses are no sums: they cost a register or
+// an instruction for each fragment, where these are offsets in the instruction.)
 template <int kDim>
 constexpr int kPitch = (kDim / 8 | 1) * 8;
 template <int kDim>
