@@ -19,16 +19,32 @@ std::pair<double, double> normals(std::uint32_t a, std::uint32_t b) {
   return {radius * std::cos(angle), radius * std::sin(angle)};
 }
 
-// Value of one logical element; four neighbours share a draw.
-float initial_value(const Parameter& p, std::uint64_t key, std::int64_t logical) {
-  const std::int64_t row = logical / p.cols, col = logical % p.cols;
-  if (p.init_stddev == 0) return p.init_value;
-  if (row == p.zero_row) return 0;
-  const Philox4 words =
-      draw(key, static_cast<std::uint64_t>(row), static_cast<std::uint32_t>(col / 4));
-  const std::size_t pair = static_cast<std::size_t>(col % 4 / 2) * 2;
-  const auto [first, second] = normals(words.v[pair], words.v[pair + 1]);
-  return p.init_stddev * static_cast<float>(col % 2 == 0 ? first : second);
+// Of a tensor's elements from `logical` on; four neighbours share a draw.
+void fill_with_initial_values(std::span<float> values, const Parameter& p, std::uint64_t key,
+                              std::int64_t logical) {
+  if (p.init_stddev == 0) {
+    std::ranges::fill(values, p.init_value);
+    return;
+  }
+  std::int64_t row = logical / p.cols, col = logical % p.cols;
+  std::array<float, 4> four{};  // of one draw: neighbours in a row
+  bool drawn = false;
+  for (float& value : values) {
+    if (!drawn || col % 4 == 0) {
+      const Philox4 words =
+          draw(key, static_cast<std::uint64_t>(row), static_cast<std::uint32_t>(col / 4));
+      for (std::size_t pair = 0; pair < 4; pair += 2) {
+        const auto [first, second] = normals(words.v[pair], words.v[pair + 1]);
+        four[pair] = static_cast<float>(first);
+        four[pair + 1] = static_cast<float>(second);
+      }
+      drawn = true;
+    }
+    value = row == p.zero_row ? 0 : p.init_stddev * four[static_cast<std::size_t>(col % 4)];
+    if (++col < p.cols) continue;
+    col = 0;
+    ++row;
+  }
 }
 
 // Exact, so threads may add in any order. A GPU waits for it.
@@ -119,8 +135,9 @@ void ShardedAdamW::initialize(std::uint64_t seed) {
     const std::uint64_t key = stream_key(seed, "init/" + p.name, 0);
     fill_from_host(master_, s, [&](const ParameterRun& run, std::span<float> values) {
       parallel_ranges(run.count, 4096, [&](std::int64_t from, std::int64_t to) {
-        for (std::int64_t i = from; i < to; ++i)
-          values[static_cast<std::size_t>(i)] = initial_value(p, key, run.logical + i);
+        fill_with_initial_values(
+            values.subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(to - from)), p,
+            key, run.logical + from);
       });
     });
   }
