@@ -46,9 +46,8 @@ inline constexpr double kLongStatistics = 1e-5;
 
 // Losses after training steps on both devices, relative. fp32: other orders of summation, which the
 // optimizer carries on. bf16: roundings that fall the other way, carried on alike. The largest seen
-// over 20 steps of the four cases of trainer_test.cpp, with three seeds on one rank and one on 2
-// and 4, were 2.9e-7 and 4.1e-4; the limits leave room for the last bits of a real device's
-// functions.
+// over 20 steps of trainer_test.cpp's cases, with several seeds on one rank and one on 2 and 4,
+// were 2.9e-7 and 4.1e-4; the limits leave room for the last bits of a real device's functions.
 inline constexpr Tolerance kTrainingLoss{2e-6, 1.5e-3};
 // The loss must fall to this part of the first: it fell to 0.29 to 0.46.
 inline constexpr double kLearned = 0.6;

@@ -37,7 +37,7 @@ struct Case {
 TrainerConfig config_for(const Case& c, int tensor_size) {
   TrainerConfig config;
   config.stage = "test";
-  config.model.layers = 1;
+  config.model.layers = c.rdm ? 2 : 1;
   config.model.hidden = 256;
   config.model.ffn = 64;
   config.model.heads = 4;
