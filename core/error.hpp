@@ -54,6 +54,11 @@ struct CheckpointError : Error {
 struct EnvironmentError : Error {
   explicit EnvironmentError(const std::string& what) : Error(ExitCode::environment, what) {}
 };
+// The system does not give this machine what it may give others: a mount that is stale, a disk that
+// fails.
+struct UnreadError : EnvironmentError {
+  using EnvironmentError::EnvironmentError;
+};
 struct NumericError : Error {
   explicit NumericError(const std::string& what) : Error(ExitCode::numeric, what) {}
 };
@@ -61,6 +66,7 @@ struct NumericError : Error {
 // A failure that every rank of the job knows of and throws: one report is enough.
 struct AgreedError : Error {
   using Error::Error;
+  std::string machine;  // the one at fault, where others have no such trouble; else empty
 };
 
 // Throws InternalError("<what>") when a condition that only a bug can break does not hold.

@@ -7,37 +7,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <sstream>
 #include <thread>
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/machine.hpp"
 
 namespace demist {
 namespace {
 
 std::string reason() { return std::strerror(errno); }
-
-class Descriptor {
- public:
-  Descriptor(const fs::path& path, int flags)
-      : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 void sync_path(const fs::path& path, int flags) {
   const Descriptor file(path, flags);
@@ -51,18 +37,45 @@ fs::path folder_of(const fs::path& path) {
 
 }  // namespace
 
+Descriptor::Descriptor(const fs::path& path, int flags)
+    : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+bool is_wrong_path(int error) {
+  return error == ENOENT || error == ENOTDIR || error == EISDIR || error == ENAMETOOLONG ||
+         error == ELOOP;
+}
+
+bool is_broken_storage(int error) {
+  return error == EIO || error == ESTALE || error == ENOTCONN || error == EREMOTEIO;
+}
+
+void refuse_unread(const fs::path& path, const std::string& verb, int error) {
+  if (error == EISDIR) throw DataError(path.string() + ": is a folder; a file is needed here");
+  const std::string what = path.string() + ": cannot " + verb + ": " + std::strerror(error);
+  if (is_wrong_path(error)) throw DataError(what + "; name a file that exists and may be read");
+  throw UnreadError(what + "; see to its disk, mount or permissions on this machine");
+}
+
 std::string read_file(const fs::path& path) {
-  std::error_code ignored;
-  if (fs::is_directory(path, ignored))  // which opens, and then reads as empty
-    throw DataError(path.string() + ": is a folder; a file is needed here");
-  std::ifstream in(path, std::ios::binary);
-  if (!in)
-    throw DataError(path.string() + ": cannot open: " + reason() +
-                    "; name a file that exists and may be read");
-  std::ostringstream content;
-  content << in.rdbuf();
-  if (in.bad()) throw DataError(path.string() + ": cannot read: " + reason());
-  return std::move(content).str();
+  const Descriptor file(path, O_RDONLY);
+  struct stat info {};
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) refuse_unread(path, "open", errno);
+  constexpr std::size_t least = 4096;
+  std::string content(std::max(static_cast<std::size_t>(info.st_size) + 1, least), '\0');
+  std::size_t done = 0;
+  while (true) {  // a pipe has no size, and a file may grow
+    if (done == content.size()) content.resize(2 * done);
+    const ssize_t n = ::read(file.get(), content.data() + done, content.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) refuse_unread(path, "read", errno);
+    if (n == 0) break;
+    done += static_cast<std::size_t>(n);
+  }
+  content.resize(done);
+  return content;
 }
 
 void sync_file(const fs::path& path) { sync_path(path, O_RDONLY); }
@@ -138,9 +151,7 @@ FileLock::FileLock(const fs::path& path, double patience_seconds)
     }
     std::this_thread::sleep_for(pause);
   }
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  const std::string holder = std::string(host.data()) + " process " + std::to_string(::getpid());
+  const std::string holder = host_name() + " process " + std::to_string(::getpid());
   // Only for the message: a full disk does not weaken the lock.
   if (::ftruncate(fd_, 0) == 0) (void)!::pwrite(fd_, holder.data(), holder.size(), 0);
 }
@@ -165,15 +176,12 @@ std::optional<LockHolder> lock_holder(const fs::path& path) {
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path, O_RDONLY);
   struct stat info {};
-  if (file.get() < 0 || ::fstat(file.get(), &info) != 0)
-    throw DataError(path.string() + ": cannot open: " + reason() +
-                    "; name a file that exists and may be read");
-  if (S_ISDIR(info.st_mode))
-    throw DataError(path.string() + ": is a folder; a file is needed here");
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) refuse_unread(path, "open", errno);
+  if (S_ISDIR(info.st_mode)) refuse_unread(path, "open", EISDIR);
   size_ = static_cast<std::size_t>(info.st_size);
   if (size_ == 0) return;
   void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
-  if (address == MAP_FAILED) throw DataError(path.string() + ": cannot map: " + reason());
+  if (address == MAP_FAILED) refuse_unread(path, "map", errno);
   data_ = static_cast<const std::byte*>(address);
 }
 

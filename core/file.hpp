@@ -14,7 +14,28 @@ namespace demist {
 
 namespace fs = std::filesystem;
 
-// Whole file as bytes. Throws DataError naming the path and the system's reason.
+// An open file, closed with the object. get() < 0: it could not be opened, and errno says why.
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags);
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor();
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// Whether an errno says that a path is wrong, wherever it is looked at: there is no such file, or
+// it is a folder.
+bool is_wrong_path(int error);
+// Whether it says that a disk or a mount of this machine fails.
+bool is_broken_storage(int error);
+// "<path>: cannot <verb>: <reason>; <way out>": DataError for a wrong path, else UnreadError.
+[[noreturn]] void refuse_unread(const fs::path& path, const std::string& verb, int error);
+
+// Whole file as bytes. Throws as refuse_unread does.
 std::string read_file(const fs::path& path);
 
 // Writes to a temporary file beside `path`, syncs it, renames it over `path`, syncs the folder:
@@ -63,7 +84,7 @@ std::optional<LockHolder> lock_holder(const fs::path& path);
 // A read-only mapping of a whole file. Plain mmap: MADV_SEQUENTIAL made cold reads 50x slower.
 class MappedFile {
  public:
-  explicit MappedFile(const fs::path& path);
+  explicit MappedFile(const fs::path& path);  // throws as refuse_unread does
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile other) noexcept;
   ~MappedFile();

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/h5.hpp"
 
+#include <fcntl.h>
 #include <hdf5.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 
 namespace demist::h5 {
 namespace {
@@ -36,6 +40,19 @@ class Library {
  public:
   Library() : lock_(library_mutex()) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
   static std::string reason() {
+    const std::string text = innermost();
+    return text.empty() ? "unknown HDF5 error" : short_reason(text);
+  }
+  // The errno that HDF5 quotes; 0: the system had nothing against it.
+  static int system_error() {
+    constexpr std::string_view quote = "errno = ";
+    const std::string text = innermost();
+    const std::size_t at = text.find(quote);
+    return at == std::string::npos ? 0 : std::atoi(text.c_str() + at + quote.size());
+  }
+
+ private:
+  static std::string innermost() {
     std::string text;
     H5Ewalk2(
         H5E_DEFAULT, H5E_WALK_UPWARD,
@@ -44,10 +61,9 @@ class Library {
           return 0;
         },
         &text);
-    return text.empty() ? "unknown HDF5 error" : short_reason(text);
+    return text;
   }
 
- private:
   std::lock_guard<std::mutex> lock_;
 };
 
@@ -117,7 +133,9 @@ hid_t stored(Type type) {
 // What a file that could be opened does not give is missing or damaged.
 [[noreturn]] void fail_reading(const std::filesystem::path& path, const std::string& object,
                                const char* verb) {
-  throw DataError(path.string() + ": cannot " + verb + " '" + object + "': " + Library::reason() +
+  const std::string what = std::string(verb) + " '" + object + "'";
+  if (const int error = Library::system_error(); error != 0) refuse_unread(path, what, error);
+  throw DataError(path.string() + ": cannot " + what + ": " + Library::reason() +
                   "; restore the file, or make it again");
 }
 
@@ -231,9 +249,13 @@ Image File::finish() {
 }
 
 File File::open(const std::filesystem::path& path) {
+  {  // HDF5 has words of its own for what the system says
+    const Descriptor file(path, O_RDONLY);
+    if (file.get() < 0) refuse_unread(path, "open", errno);
+    char first = 0;
+    if (::pread(file.get(), &first, 1, 0) < 0) refuse_unread(path, "read", errno);
+  }
   const Library library;
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) throw DataError(path.string() + ": no such file");
   const Properties access = file_access();
   const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
   if (id < 0)

@@ -47,7 +47,8 @@ class Image {
   std::size_t size_ = 0;
 };
 
-// One open file. All failures throw DataError naming the file, the object and HDF5's own reason.
+// One open file. All failures throw DataError naming the file, the object and HDF5's own reason;
+// what the system does not read, UnreadError.
 class File {
  public:
   // Superblock v2+ (library bounds V110): a file whose writer died is refused when opened. Datasets

@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <limits>
 
+#include "core/file.hpp"
+#include "core/machine.hpp"
 #include "core/mpi_handle.hpp"
 
 namespace demist::mpi {
@@ -265,12 +267,16 @@ Outcome attempt(const std::function<void()>& phase) {
     phase();
     return {};
   } catch (const AgreedError& error) {
-    return {error.code(), error.what(), true};
+    return {error.code(), error.what(), true, error.machine};
+  } catch (const UnreadError& error) {
+    return {error.code(), error.what(), false, node_name()};
   } catch (const Error& error) {
     return {error.code(), error.what()};
   } catch (const std::filesystem::filesystem_error& error) {
-    return {ExitCode::environment, error.path1().string() + ": " + error.code().message() +
-                                       "; check the path and its permissions"};
+    return {ExitCode::environment,
+            error.path1().string() + ": " + error.code().message() +
+                "; check the path and its permissions",
+            false, is_broken_storage(error.code().value()) ? node_name() : ""};
   } catch (const std::bad_alloc&) {
     return {ExitCode::environment,
             "out of memory; use fewer ranks on this machine, smaller micro-batches or a smaller "
@@ -283,6 +289,7 @@ Outcome attempt(const std::function<void()>& phase) {
 void agree(const Comm& comm, const Outcome& mine, std::string_view phase) {
   const bool failed = mine.code != ExitCode::done;
   if (comm.size() == 1) {
+    if (failed && !mine.machine.empty()) throw UnreadError(mine.message);
     if (failed) throw Error(mine.code, mine.message);
     return;
   }
@@ -295,13 +302,32 @@ void agree(const Comm& comm, const Outcome& mine, std::string_view phase) {
       comm.all_reduce_max(comm.rank() == root ? static_cast<std::int64_t>(mine.code) : 0));
   const std::string message = comm.broadcast(mine.message, root);
   const bool alike = comm.all_reduce_sum(mine.message == message ? 1 : 0) == comm.size();
-  throw AgreedError(
+  const bool everywhere = comm.all_reduce_sum(failed ? 1 : 0) == comm.size();
+  AgreedError error(
       code,
       alike ? message : std::string(phase) + ": rank " + std::to_string(root) + ": " + message);
+  const std::string machine = comm.broadcast(mine.machine, root);
+  if (!everywhere) error.machine = machine;
+  throw error;
 }
 
 void together(const Comm& comm, std::string_view phase, const std::function<void()>& body) {
+  if (comm.size() == 1) return body();
   agree(comm, attempt(body), phase);
+}
+
+void together_alike(const Comm& comm, std::string_view phase, const std::function<void()>& body) {
+  if (comm.size() == 1) return body();
+  Outcome mine = attempt(body);
+  const bool failed = mine.code != ExitCode::done;
+  if (comm.all_reduce_sum(failed ? 0 : 1) > 0 && failed) {
+    if (mine.code == ExitCode::data || mine.code == ExitCode::checkpoint) {
+      mine.code = ExitCode::environment;
+      mine.message += " (other ranks can read it)";
+    }
+    if (mine.code == ExitCode::environment) mine.machine = node_name();
+  }
+  agree(comm, mine, phase);
 }
 
 }  // namespace demist::mpi

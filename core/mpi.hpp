@@ -108,7 +108,8 @@ std::string pmix_version();
 struct Outcome {
   ExitCode code = ExitCode::done;
   std::string message;
-  bool agreed = false;  // every rank of the job fails with this
+  bool agreed = false;       // every rank of the job fails with this
+  std::string machine = {};  // the one at fault; empty: not known, or none
 };
 // Runs a local phase (no collectives inside) and catches what it throws.
 Outcome attempt(const std::function<void()>& phase);
@@ -116,7 +117,10 @@ Outcome attempt(const std::function<void()>& phase);
 // throw the same AgreedError: the first failing rank's, prefixed "<phase>: rank R: " unless all
 // failed with the same words.
 void agree(const Comm& comm, const Outcome& mine, std::string_view phase);
-// attempt + agree.
+// attempt + agree; what a lone rank throws comes through as it is.
 void together(const Comm& comm, std::string_view phase, const std::function<void()>& body);
+// The same for a body that does the same on every rank, with the same files. What only some ranks
+// find missing or damaged is their machines' trouble: an environment error.
+void together_alike(const Comm& comm, std::string_view phase, const std::function<void()>& body);
 
 }  // namespace demist::mpi

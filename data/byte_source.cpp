@@ -66,9 +66,7 @@ class StoredFile final : public ByteSource {
   StoredFile(const fs::path& path, std::uint64_t begin)
       : name_(display_name(path)),
         fd_(path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd_ < 0)
-      throw DataError(name_ + ": cannot open: " + std::strerror(errno) +
-                      "; name a file that exists and may be read");
+    if (fd_ < 0) refuse_unread(name_, "open", errno);
     if (begin > 0 && ::lseek(fd_, static_cast<off_t>(begin), SEEK_SET) < 0) {
       const std::string why = std::strerror(errno);
       ::close(fd_);
@@ -103,7 +101,7 @@ class StoredFile final : public ByteSource {
     for (;;) {
       const ssize_t count = ::read(fd_, out.data(), out.size());
       if (count >= 0) return static_cast<std::size_t>(count);
-      if (errno != EINTR) throw DataError(name_ + ": cannot read: " + std::strerror(errno));
+      if (errno != EINTR) refuse_unread(name_, "read", errno);
     }
   }
 

@@ -69,8 +69,10 @@ std::optional<fs::path> missing_part(const fs::path& folder) {
   if (!fs::exists(path)) return path;
   for (const ManifestShard& shard : parse_manifest(read_file(path), path).shards) {
     std::error_code error;
-    if (fs::file_size(folder / shard.file, error) != shard.bytes || error)
-      return folder / shard.file;
+    const std::uintmax_t bytes = fs::file_size(folder / shard.file, error);
+    if (error && !is_wrong_path(error.value()))
+      refuse_unread(folder / shard.file, "use", error.value());
+    if (bytes != shard.bytes || error) return folder / shard.file;
   }
   return std::nullopt;
 }

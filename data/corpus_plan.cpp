@@ -41,9 +41,7 @@ void require_sound(const CorpusBuild& build) {
 InputState state_of(const fs::path& path) {
   if (path == "-") return {};
   struct stat info {};
-  if (::stat(path.c_str(), &info) != 0)
-    throw DataError(path.string() + ": cannot use this input: " + std::strerror(errno) +
-                    "; give files that can be read");
+  if (::stat(path.c_str(), &info) != 0) refuse_unread(path, "use this input", errno);
   if (S_ISDIR(info.st_mode))
     throw DataError(path.string() + ": is a folder; name the text files in it");
   if (!S_ISREG(info.st_mode)) return {};

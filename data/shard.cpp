@@ -44,7 +44,7 @@ class TokenBytes {
       return;
     }
     fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd_ < 0) throw DataError(path.string() + ": cannot open: " + std::strerror(errno));
+    if (fd_ < 0) refuse_unread(path, "open", errno);
   }
   TokenBytes(const TokenBytes&) = delete;
   TokenBytes& operator=(const TokenBytes&) = delete;
@@ -61,10 +61,11 @@ class TokenBytes {
       const ssize_t got = ::pread(fd_, scratch.data() + done, count - done,
                                   static_cast<off_t>(offset_ + begin + done));
       if (got < 0 && errno == EINTR) continue;
-      if (got <= 0)
-        throw DataError(path_.string() + ": cannot read bytes " + std::to_string(begin + done) +
-                        " to " + std::to_string(begin + count - 1) + " of /tokens: " +
-                        (got == 0 ? "the file has become shorter" : std::strerror(errno)));
+      const std::string what = "read bytes " + std::to_string(begin + done) + " to " +
+                               std::to_string(begin + count - 1) + " of /tokens";
+      if (got < 0) refuse_unread(path_, what, errno);
+      if (got == 0)
+        throw DataError(path_.string() + ": cannot " + what + ": the file has become shorter");
       done += static_cast<std::uint64_t>(got);
     }
     return scratch;

@@ -74,17 +74,12 @@ class StageAttempts {
     relay_.look_for_file();
     // When the ranks were told to go at once, what they left says nothing about why.
     if (code != 0 && !relay_.ended()) cause_ = first_cause(run_.run_dir, stage_.name);
-    if (!crew.nodes.empty()) options_.allocation->ended(code, suspected_node());
+    if (!crew.nodes.empty()) options_.allocation->ended(code, suspected_node(cause_));
     const bool is_rank = spec.command.front() == program;
     if (is_signal(code) && !relay_.ended() && !relay_.interrupted() && !cause_)
       killed_ = is_rank ? record_killed(watched, watch.last_pulse(process), code - kDiedOfSignal)
                         : "a rank, or what started it, " + describe_signal(code - kDiedOfSignal);
     return code;
-  }
-
-  // Where a rank died or hung, if its watchers saw it; else empty.
-  std::string suspected_node() const {
-    return cause_ && cause_->code == ExitCode::suspect && !cause_->agreed ? cause_->host : "";
   }
 
   // What the exit code of the processes stands for.

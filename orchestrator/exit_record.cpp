@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/exit_record.hpp"
 
-#include <unistd.h>
-
-#include <array>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -43,6 +39,7 @@ ExitRecord parse(const std::string& text) {
   record.code = static_cast<ExitCode>(json.at("code").get<int>());
   record.message = json.at("message");
   record.agreed = json.at("agreed");
+  record.machine = json.value("machine", "");
   return record;
 }
 
@@ -52,25 +49,15 @@ bool comes_first(const ExitRecord& a, const ExitRecord& b) {
 
 }  // namespace
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
-std::string node_name() {
-  const char* const node = std::getenv("SLURMD_NODENAME");
-  return node != nullptr && *node != '\0' ? node : host_name();
-}
-
 void write_exit_record(const fs::path& run_dir, const ExitRecord& record) {
-  const ordered_json json{{"time", record.time},
-                          {"stage", record.stage},
-                          {"rank", record.rank},
-                          {"host", record.host},
-                          {"code", static_cast<int>(record.code)},
-                          {"message", record.message},
-                          {"agreed", record.agreed}};
+  ordered_json json{{"time", record.time},
+                    {"stage", record.stage},
+                    {"rank", record.rank},
+                    {"host", record.host},
+                    {"code", static_cast<int>(record.code)},
+                    {"message", record.message},
+                    {"agreed", record.agreed}};
+  if (!record.machine.empty()) json["machine"] = record.machine;
   const std::string name = record.stage + "." + std::to_string(record.rank) + kExtension;
   (void)mpi::attempt([&] {
     fs::create_directories(run_dir / kFolder);
@@ -92,6 +79,12 @@ std::optional<ExitRecord> first_cause(const fs::path& run_dir, const std::string
     if (!first || comes_first(record, *first)) first = record;
   }
   return first;
+}
+
+std::string suspected_node(const std::optional<ExitRecord>& cause) {
+  if (!cause) return "";
+  if (!cause->machine.empty()) return cause->machine;
+  return cause->code == ExitCode::suspect && !cause->agreed ? cause->host : "";
 }
 
 }  // namespace demist

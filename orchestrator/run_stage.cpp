@@ -63,8 +63,8 @@ std::string build_corpora(const mpi::Comm& world, const RunConfig& run) {
     log::info("corpus " + corpus.build.name + ": " + std::to_string(summary.documents) +
               " documents, " + std::to_string(summary.tokens) + " tokens, " +
               std::to_string(summary.shards) + " shards");
-    mpi::together(world, "open corpus",
-                  [&] { hashes += data::Corpus(corpus.build.output).hash() + "\n"; });
+    mpi::together_alike(world, "open corpus",
+                        [&] { hashes += data::Corpus(corpus.build.output).hash() + "\n"; });
   }
   return sha256_hex(hashes);
 }
@@ -149,10 +149,8 @@ std::string stage_names(const RunConfig& run) {
 
 ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                    ProgressStyle progress) {
-  StageState state;
-  StageStatus status = StageStatus::absent;
   std::optional<FileLock> lock;
-  mpi::together(world, "open stage " + stage.name, [&] {
+  mpi::together(world, "open run folder", [&] {
     open_log(world, run.run_dir);
     // Two runs in one folder would write each other's checkpoints.
     if (world.rank() == 0) {
@@ -160,22 +158,27 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
       clear_exit_records(run.run_dir, stage.name);
       become_a_run(run);
     }
-    state.key = stage_key(run, stage);
-    status = require_sound(run, stage);
-    if (status == StageStatus::started) state = *read_started(stage);
-    state.seconds = seconds_spent(stage, state);
   });
-  if (status == StageStatus::done) {
-    log::info("stage " + stage.name + " is done already");
-    return ExitCode::done;
-  }
   try {
+    StageState state;
+    StageStatus status = StageStatus::absent;
+    mpi::together_alike(world, "open stage " + stage.name, [&] {
+      state.key = stage_key(run, stage);
+      status = require_sound(run, stage);
+      if (status == StageStatus::started) state = *read_started(stage);
+      state.seconds = seconds_spent(stage, state);
+    });
+    if (status == StageStatus::done) {
+      log::info("stage " + stage.name + " is done already");
+      return ExitCode::done;
+    }
     const RankWatch watch(world, run.run_dir, stage.name, patience_of(run, stage));
     return run_opened(watch.world(), run, stage, progress, state);
   } catch (...) {
     const mpi::Outcome failure = mpi::attempt([] { throw; });
-    write_exit_record(run.run_dir, {unix_seconds(), stage.name, world.rank(), node_name(),
-                                    failure.code, failure.message, failure.agreed});
+    write_exit_record(run.run_dir,
+                      {unix_seconds(), stage.name, world.rank(), node_name(), failure.code,
+                       failure.message, failure.agreed, failure.machine});
     throw;
   }
 }

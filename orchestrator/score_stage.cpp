@@ -120,7 +120,7 @@ Score score_stage(const mpi::Comm& world, const RunConfig& run, const StageConfi
   data::Task task;
   const fs::path model = final_checkpoint(world, run.stage(work.start_from));
   std::unique_ptr<Backend> backend = make_device(run.device, world).backend;
-  mpi::together(world, "open model and task of stage " + stage.name, [&] {
+  mpi::together_alike(world, "open model and task of stage " + stage.name, [&] {
     generator.emplace(model, run.tokenizer.model, run.compute, std::move(backend));
     task = data::read_task(config.file, config.test_split, generator->tokenizer(),
                            config.max_length, work.limit);

@@ -61,9 +61,12 @@ void refuse_lost(const StageConfig& stage, const fs::path& missing) {
 
 fs::path final_checkpoint(const mpi::Comm& world, const StageConfig& stage) {
   std::string directory;
-  mpi::together(world, "open the result of stage " + stage.name, [&] {
-    if (world.rank() != 0) return;
+  const std::string phase = "open the result of stage " + stage.name;
+  mpi::together_alike(world, phase, [&] {
     if (const auto missing = missing_end(stage)) refuse_lost(stage, *missing);
+  });
+  mpi::together(world, phase, [&] {
+    if (world.rank() != 0) return;
     const std::int64_t steps = std::get<TrainingStage>(stage.work).steps;
     try {
       directory = checkpoint::open_step(stage.checkpoints(), steps).directory().string();

@@ -35,7 +35,7 @@ void load_beginning(const mpi::Comm& world, const RunConfig& run, const StageCon
   if (work.start_from.empty()) return trainer.initialize();
   const fs::path start = final_checkpoint(world, run.stage(work.start_from));
   std::optional<checkpoint::Checkpoint> opened;
-  mpi::together(world, "open checkpoint", [&] { opened.emplace(start); });
+  mpi::together_alike(world, "open checkpoint", [&] { opened.emplace(start); });
   trainer.load_model(*opened);
 }
 

@@ -17,6 +17,7 @@
 #include "orchestrator/step_events.hpp"
 #include "orchestrator/stop_file.hpp"
 #include "worker/attention_choice.hpp"
+#include "worker/checkpoint/catalog.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/roll_back.hpp"
 #include "worker/device_plan.hpp"
@@ -34,7 +35,7 @@ std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const 
   });
   directory = world.broadcast(directory, 0);
   std::optional<checkpoint::Checkpoint> opened;
-  mpi::together(world, "open checkpoint", [&] {
+  mpi::together_alike(world, "open checkpoint", [&] {
     if (!directory.empty()) opened.emplace(directory);
   });
   return opened;
@@ -63,16 +64,23 @@ PlannedAttention attention_of_stage(const mpi::Comm& world, const RunConfig& run
   return choice.planned;
 }
 
+// Rank 0 sees no checkpoint; its machine is to blame if others do.
+[[noreturn]] void refuse_to_begin_anew(const mpi::Comm& world, const StageConfig& stage) {
+  const fs::path root = stage.checkpoints();
+  const std::string what = "stage " + stage.name + " has saved checkpoints, and there is none in " +
+                           root.string() + "; bring its disk or the files back, or remove " +
+                           stage.folder.string() + " to begin anew";
+  mpi::together_alike(world, "find checkpoint", [&] {
+    if (checkpoint::list_entries(root).empty()) throw EnvironmentError(what);
+  });
+  throw AgreedError(ExitCode::environment, what);
+}
+
 // Parameters, and what the devices compute with.
 void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                 const PlannedAttention& attention, bool has_saved, Trainer& trainer) {
   const auto own = open_on_all(world, stage.checkpoints());
-  if (!own && has_saved)
-    throw AgreedError(ExitCode::environment, "stage " + stage.name +
-                                                 " has saved checkpoints, and there is none in " +
-                                                 stage.checkpoints().string() +
-                                                 "; bring its disk or the files back, or remove " +
-                                                 stage.folder.string() + " to begin anew");
+  if (!own && has_saved) refuse_to_begin_anew(world, stage);
   if (own) {
     trainer.resume(*own);
     log::info("stage " + stage.name + " goes on from step " + std::to_string(trainer.step()));
@@ -385,8 +393,8 @@ class StepLoop {
 ExitCode train_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                      ProgressStyle progress, StageState& state) {
   StageData data;
-  mpi::together(world, "open data of stage " + stage.name,
-                [&] { data = open_data(run, stage, state.saved); });
+  mpi::together_alike(world, "open data of stage " + stage.name,
+                      [&] { data = open_data(run, stage, state.saved); });
   Device device = make_device(run.device, world);
   const PlannedAttention attention = attention_of_stage(world, run, stage, data, *device.backend);
   TrainerConfig config = trainer_config(run, stage, data);

@@ -192,7 +192,7 @@ void Trainer::initialize() {
 
 void Trainer::load_model(const checkpoint::Checkpoint& from) {
   Impl& t = *impl_;
-  mpi::together(t.world, "load model", [&] {
+  mpi::together_alike(t.world, "load model", [&] {
     t.check_identity(from);
     t.optimizer.read(from, false);
   });
@@ -201,7 +201,7 @@ void Trainer::load_model(const checkpoint::Checkpoint& from) {
 
 void Trainer::resume(const checkpoint::Checkpoint& from) {
   Impl& t = *impl_;
-  mpi::together(t.world, "resume", [&] {
+  mpi::together_alike(t.world, "resume", [&] {
     t.check_identity(from);
     const checkpoint::Meta& meta = from.meta();
     const auto must_match = [&](const std::string& saved, const std::string& now,

@@ -67,7 +67,7 @@ std::string problem_of(const checkpoint::Entry& entry) {
     if (opened.meta().step != entry.step)
       return entry.path.string() + ": holds step " + std::to_string(opened.meta().step);
     return {};
-  } catch (const CheckpointError& error) {
+  } catch (const Error& error) {
     return error.what();
   }
 }

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -14,6 +13,7 @@
 
 #include "core/file.hpp"
 #include "core/h5.hpp"
+#include "core/machine.hpp"
 #include "kernels/backend.hpp"
 #include "orchestrator/cores.hpp"
 #include "orchestrator/doctor/arithmetic.hpp"
@@ -29,20 +29,12 @@ std::string variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-std::string host_name() {
-  // Under Slurm the node's name there: it is what --exclude wants.
-  if (const std::string node = variable("SLURMD_NODENAME"); !node.empty()) return node;
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
 class Examination {
  public:
   Examination(const mpi::Comm& world, fs::path folder)
       : world_(world), node_(world.split_node()), folder_(std::move(folder)) {
     found_.rank = world.rank();
-    found_.host = host_name();
+    found_.host = node_name();
   }
 
   RankFindings run() {

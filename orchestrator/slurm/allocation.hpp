@@ -68,8 +68,8 @@ class Allocation {
   // asked for, EnvironmentError when Slurm gives no answer.
   Crew next(const StopAsked& stop_asked);
   // Remembers nodes that made it fail: at once those that Slurm gave up, and after two attempts in
-  // a row one whose rank died or hung first: `accused` by the ranks' watchers, or, where that is
-  // empty, the first of which srun says that a signal killed it.
+  // a row one whose rank died, hung or could not read first: `accused` by the ranks, or, where that
+  // is empty, the first of which srun says that a signal killed it.
   void ended(int code, const std::string& accused);
 
  private:

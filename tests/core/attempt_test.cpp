@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cerrno>
+#include <exception>
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "core/machine.hpp"
 #include "core/mpi.hpp"
 
 namespace demist {
@@ -27,6 +30,22 @@ TEST(Attempt, WhatTheFileSystemRefusesIsNoBugOfOurs) {
 TEST(Attempt, KnowsWhatEveryRankFailsWith) {
   EXPECT_FALSE(mpi::attempt([] { throw DataError("x"); }).agreed);
   EXPECT_TRUE(mpi::attempt([] { throw AgreedError(ExitCode::data, "x"); }).agreed);
+}
+
+TEST(Attempt, KnowsTheMachineThatCannotRead) {
+  const auto machine_of = [](const std::exception_ptr& error) {
+    return mpi::attempt([&] { std::rethrow_exception(error); }).machine;
+  };
+  const auto of_system = [](int code) {
+    return std::make_exception_ptr(std::filesystem::filesystem_error(
+        "status", "/mnt", std::error_code(code, std::generic_category())));
+  };
+  EXPECT_EQ(machine_of(std::make_exception_ptr(UnreadError("x"))), node_name());
+  EXPECT_EQ(mpi::attempt([] { throw UnreadError("x"); }).code, ExitCode::environment);
+  for (const int stale : {ESTALE, EIO, ENOTCONN})
+    EXPECT_EQ(machine_of(of_system(stale)), node_name());
+  for (const int other : {ENOENT, ENOSPC}) EXPECT_EQ(machine_of(of_system(other)), "");
+  EXPECT_EQ(machine_of(std::make_exception_ptr(DataError("x"))), "");
 }
 
 TEST(LoneComm, NeedsNoMpiForWhatIsMadeOfIt) {

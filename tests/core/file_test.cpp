@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/error.hpp"
+#include "tests/support/no_descriptors.hpp"
 
 namespace demist {
 namespace {
@@ -30,6 +31,15 @@ TEST_F(FileTest, AtomicWriteReplacesTheWholeAndLeavesNothingElse) {
   EXPECT_THROW(read_file(folder_ / "missing"), DataError);
   EXPECT_THROW(read_file(folder_), DataError);  // std::ifstream reads a folder as empty
   EXPECT_THROW(MappedFile{folder_}, DataError);
+}
+
+TEST_F(FileTest, WhatThisMachineCannotReadIsNotAWrongPath) {
+  EXPECT_THROW(read_file("/proc/self/mem"), UnreadError);  // EIO: nothing is mapped at 0
+  atomic_write(folder_ / "a", "x");
+  EXPECT_THROW(read_file(folder_ / "a" / "b"), DataError);
+  const test::NoDescriptors none;
+  EXPECT_THROW(read_file(folder_ / "a"), UnreadError);
+  EXPECT_THROW(MappedFile{folder_ / "a"}, UnreadError);
 }
 
 TEST(FormatBytes, ChoosesTheUnit) {

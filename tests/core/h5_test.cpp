@@ -9,6 +9,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "tests/support/no_descriptors.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 namespace demist {
@@ -19,6 +20,15 @@ class H5Test : public testing::Test {
   const test::TemporaryFolder folder_;
   const fs::path path_ = folder_.path() / "test.h5";
 };
+
+TEST_F(H5Test, TellsAWrongPathFromWhatThisMachineCannotRead) {
+  EXPECT_THROW(h5::File::open(folder_.path() / "none"), DataError);
+  EXPECT_THROW(h5::File::open(folder_.path()), DataError);
+  EXPECT_THROW(h5::File::open("/proc/self/mem"), UnreadError);  // EIO
+  h5::File::create(path_).close();
+  const test::NoDescriptors none;
+  EXPECT_THROW(h5::File::open(path_), UnreadError);
+}
 
 TEST_F(H5Test, WritesWhatItReadsAndMapsIt) {
   std::vector<std::uint32_t> tokens(40000);

@@ -7,6 +7,7 @@ usage: failures.py DEMIST CONFIGS
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -83,6 +84,29 @@ def unseen(binary, configs, root):
     run.expect("signal 11" in run.failures()[0]["cause"] and not run.events("rank_died"), "nobody knows who died")
 
 
+def unread_on_one_machine(binary, configs, root):
+    """Rank 1's machine does not see the corpora at first, as with a mount that is gone: the run goes on when it does."""
+    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode != 0:
+        print("skipped: a machine that cannot read needs the right to mount")
+        return None
+    run = make(binary, configs, root / "unread", "recovery.delay_seconds=0.1")
+    wrapper = root / "hides"
+    wrapper.write_text(f"""#!/bin/sh
+case "$OMPI_COMM_WORLD_RANK $*" in
+  "1 "*"--stage pretrain"*) mkdir {root}/hidden 2>/dev/null || exec "$@" ;;
+  *) exec "$@" ;;
+esac
+exec unshare --mount sh -c 'mount -t tmpfs none "$0" && exec "$@"' {run.folder}/corpora "$@"
+""")
+    wrapper.chmod(0o755)
+    run.command += ["--launcher", f"mpirun {wrapper}"]
+    run.start().finish_training()
+    [ended] = run.failures()
+    run.expect(ended["code"] == 5 and ended["again"], f"wrong: {ended}")
+    run.expect("rank 1" in ended["cause"] and "other ranks can read it" in ended["cause"], f"wrong: {ended}")
+    return run.hash()
+
+
 def bad_steps(binary, configs, root):
     """Steps that count as bad are skipped and gone back from alike on any ranks, and after crashes on the way."""
     settings = ("stages.pretrain.steps=60", "checkpoint.every_steps=5", "checkpoint.keep_last=3")
@@ -130,6 +154,7 @@ def main():
         expect(disturbed(binary, configs, root) == expected, "the hashes differ")
         lone(binary, configs, root)
         unseen(binary, configs, root)
+        expect(unread_on_one_machine(binary, configs, root) in (None, expected), "the hashes differ")
         bad_steps(binary, configs, root)
         hopeless(binary, configs, root)
 

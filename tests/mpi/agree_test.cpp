@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include "core/machine.hpp"
 #include "core/mpi.hpp"
 #include "tests/support/mpi_main.hpp"
 
@@ -34,6 +35,41 @@ TEST(Agree, NamesNoRankWhenAllFailAlike) {
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "no such file");
   }
+}
+
+// The last rank's machine cannot read what the others can.
+void fail_on_the_last(void (*fail)()) {
+  const mpi::Comm& world = test::world();
+  mpi::together_alike(world, "open corpus", [&] {
+    if (world.rank() == world.size() - 1) fail();
+  });
+}
+
+TEST(Agree, WhatOneMachineCannotReadIsItsTrouble) {
+  if (test::world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  for (const auto fail :
+       {+[] { throw DataError("no such file"); }, +[] { throw CheckpointError("damaged"); },
+        +[] { throw UnreadError("stale mount"); }}) {
+    const mpi::Outcome outcome = mpi::attempt([&] { fail_on_the_last(fail); });
+    EXPECT_EQ(outcome.code, ExitCode::environment) << outcome.message;
+    EXPECT_TRUE(outcome.agreed);
+    EXPECT_EQ(outcome.machine, node_name());  // on every rank
+  }
+  const mpi::Outcome recipe =
+      mpi::attempt([] { fail_on_the_last([] { throw ConfigError("a typing error"); }); });
+  EXPECT_EQ(recipe.code, ExitCode::usage);
+  EXPECT_EQ(recipe.machine, "");
+}
+
+TEST(Agree, WhatNoMachineCanReadIsNoMachinesTrouble) {
+  const auto on_all = [](void (*fail)()) {
+    return mpi::attempt([&] { mpi::together_alike(test::world(), "open corpus", fail); });
+  };
+  EXPECT_EQ(on_all([] { throw DataError("no such file"); }).code, ExitCode::data);
+  EXPECT_EQ(on_all([] { throw CheckpointError("damaged"); }).code, ExitCode::checkpoint);
+  const mpi::Outcome stale = on_all([] { throw UnreadError("the server is away"); });
+  EXPECT_EQ(stale.code, ExitCode::environment);
+  EXPECT_EQ(stale.machine.empty(), test::world().size() > 1);
 }
 
 TEST(Comm, BroadcastsGathersAndReduces) {

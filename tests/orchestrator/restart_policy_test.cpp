@@ -101,6 +101,20 @@ TEST(ExitRecords, TheFirstOwnReasonIsTheCause) {
   EXPECT_TRUE(first_cause(folder.path(), "a"));
 }
 
+TEST(ExitRecords, AMachineIsSuspectedByItsRanksOrByWhatTheyAgreedOn) {
+  const test::TemporaryFolder folder;
+  const auto suspected = [&](ExitCode code, bool agreed, const std::string& machine) {
+    write_exit_record(folder.path(), {1, "a", 0, "node1", code, "words", agreed, machine});
+    return suspected_node(first_cause(folder.path(), "a"));
+  };
+  EXPECT_EQ(suspected_node(std::nullopt), "");
+  EXPECT_EQ(suspected(ExitCode::suspect, false, ""), "node1");
+  EXPECT_EQ(suspected(ExitCode::suspect, true, ""), "");
+  EXPECT_EQ(suspected(ExitCode::environment, false, ""), "");
+  EXPECT_EQ(suspected(ExitCode::environment, true, "node2"), "node2");
+  EXPECT_EQ(suspected(ExitCode::data, false, ""), "");
+}
+
 TEST(ExitRecords, AFolderThatCannotBeWrittenIsNoError) {
   EXPECT_NO_THROW(write_exit_record("/proc/no-such-folder", record(0, 1, false)));
   EXPECT_FALSE(first_cause("/proc/no-such-folder", "a"));

@@ -11,7 +11,9 @@
 #include "core/file.hpp"
 #include "core/h5.hpp"
 #include "tests/support/checkpoint_state.hpp"
+#include "tests/support/no_descriptors.hpp"
 #include "tests/support/temporary_folder.hpp"
+#include "worker/checkpoint/catalog.hpp"
 #include "worker/checkpoint/data_file.hpp"
 #include "worker/checkpoint/describe.hpp"
 #include "worker/checkpoint/layout.hpp"
@@ -346,6 +348,20 @@ TEST_F(CheckpointTest, LatestFallsBackToTheNewestGoodOne) {
   EXPECT_THROW(open_latest(root()), CheckpointError);  // not the same as none
   EXPECT_THROW(open_any(root()), CheckpointError);
   EXPECT_THROW(open_any(folder_.path() / "nowhere"), CheckpointError);
+}
+
+TEST_F(CheckpointTest, WhatThisMachineCannotReadIsNotBad) {
+  const fs::path five = save_step(5);
+  save_step(10);
+  {
+    const test::NoDescriptors none;
+    EXPECT_THROW(open_latest(root()), UnreadError);
+    EXPECT_THROW(Checkpoint{five}, UnreadError);
+    EXPECT_THROW(as_checkpoint_error([&] { return fs::directory_iterator(root()); }), UnreadError);
+  }
+  EXPECT_EQ(open_latest(root())->meta().step, 10);
+  EXPECT_THROW(as_checkpoint_error([&] { return fs::directory_iterator(root() / "none"); }),
+               CheckpointError);
 }
 
 TEST_F(CheckpointTest, RenamedCheckpointIsNotTrustedByItsName) {

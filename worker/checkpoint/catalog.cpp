@@ -53,6 +53,11 @@ std::vector<Entry> list_entries(const fs::path& root) {
   return entries;
 }
 
+void refuse_unread(const fs::path& path, const std::error_code& error) {
+  if (!is_wrong_path(error.value())) demist::refuse_unread(path, "use", error.value());
+  throw CheckpointError(path.string() + ": " + error.message());
+}
+
 void publish(const fs::path& temporary, const fs::path& final_path) {
   const fs::path old = final_path.string() + std::string(kReplaced);
   // A directory cannot be renamed over a full one. A kill between the two renames leaves the .old
@@ -97,8 +102,8 @@ std::vector<Entry> visible_entries(const fs::path& root) {
   try {
     return list_entries(root);
   } catch (const fs::filesystem_error& error) {
-    throw EnvironmentError(root.string() + ": " + error.code().message() +
-                           "; try again when its disk is back");
+    throw UnreadError(root.string() + ": " + error.code().message() +
+                      "; try again when its disk is back");
   }
 }
 

@@ -34,7 +34,11 @@ void remove_entry(const Entry& entry);
 // Removes what cut saves and removals have left. REQUIRES: no save is under way in `root`.
 void remove_leftovers(const fs::path& root);
 
-// Runs body; what readers and std::filesystem throw becomes a CheckpointError.
+// Throws CheckpointError for a wrong path, UnreadError for what this machine cannot read.
+[[noreturn]] void refuse_unread(const fs::path& path, const std::error_code& error);
+
+// Runs body; what readers and std::filesystem throw becomes a CheckpointError, unless it is this
+// machine that cannot read.
 template <class Body>
 auto as_checkpoint_error(Body&& body) {
   try {
@@ -42,7 +46,7 @@ auto as_checkpoint_error(Body&& body) {
   } catch (const DataError& error) {
     throw CheckpointError(error.what());
   } catch (const fs::filesystem_error& error) {
-    throw CheckpointError(error.path1().string() + ": " + error.code().message());
+    refuse_unread(error.path1(), error.code());
   }
 }
 

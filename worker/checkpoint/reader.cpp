@@ -39,7 +39,7 @@ struct Checkpoint::Impl {
       const fs::path path = directory / file.name;
       std::error_code error;
       const std::uintmax_t size = fs::file_size(path, error);
-      if (error) throw CheckpointError(path.string() + ": " + error.message());
+      if (error) refuse_unread(path, error);
       if (size != file.bytes)
         throw CheckpointError(path.string() + ": has " + std::to_string(size) +
                               " bytes, the manifest says " + std::to_string(file.bytes));
@@ -172,9 +172,13 @@ struct Checkpoint::Impl {
 Checkpoint::Checkpoint(const fs::path& directory) : impl_(std::make_unique<Impl>()) {
   const fs::path path = directory / kManifestName;
   std::error_code error;
-  if (!fs::is_directory(directory, error))
+  if (!fs::is_directory(directory, error)) {
+    if (error && !is_wrong_path(error.value())) refuse_unread(directory, error);
     throw CheckpointError(directory.string() + ": no such checkpoint directory");
-  if (!fs::exists(path, error))
+  }
+  const bool finished = fs::exists(path, error);
+  if (error) refuse_unread(path, error);
+  if (!finished)
     throw CheckpointError(path.string() +
                           ": missing, so this save was never finished; delete its folder");
   impl_->directory = directory;

@@ -20,7 +20,7 @@ Surveyed look_at(const Entry& entry) {
       found.written = std::chrono::time_point_cast<std::chrono::system_clock::duration>(
           fs::file_time_type::clock::to_sys(fs::last_write_time(manifest)));
     });
-  } catch (const CheckpointError& error) {
+  } catch (const Error& error) {  // damaged, or not to be read now
     found.problem = error.what();
   }
   return found;
