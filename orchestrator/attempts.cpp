@@ -74,11 +74,17 @@ class StageAttempts {
     relay_.look_for_file();
     // When the ranks were told to go at once, what they left says nothing about why.
     if (code != 0 && !relay_.ended()) cause_ = first_cause(run_.run_dir, stage_.name);
-    if (!crew.nodes.empty()) options_.allocation->ended(code, suspected_node(cause_));
     const bool is_rank = spec.command.front() == program;
+    if (!crew.nodes.empty()) options_.allocation->ended(code, suspected_node(cause_));
+    if (options_.hosts && !is_rank && !relay_.interrupted())
+      options_.hosts->ended(code, suspected_node(cause_), cause_.has_value());
     if (is_signal(code) && !relay_.ended() && !relay_.interrupted() && !cause_)
       killed_ = is_rank ? record_killed(watched, watch.last_pulse(process), code - kDiedOfSignal)
                         : "a rank, or what started it, " + describe_signal(code - kDiedOfSignal);
+    if (code == kDaemonLost && !is_rank && !options_.launcher.is_srun() && !cause_)
+      killed_ =
+          "mpirun lost a daemon of its own (code 255): a host is gone, or the network to it, or it "
+          "could not be reached";
     return code;
   }
 
@@ -91,7 +97,8 @@ class StageAttempts {
     // was.
     if (relay_.interrupted() && code > kDiedOfSignal) return static_cast<int>(ExitCode::requeue);
     if (cause_) return static_cast<int>(cause_->code);
-    const bool of_mpirun = options_.ranks > 1 && code == static_cast<int>(ExitCode::internal);
+    const bool of_mpirun =
+        (options_.ranks > 1 || options_.hosts) && code == static_cast<int>(ExitCode::internal);
     return of_mpirun ? static_cast<int>(ExitCode::suspect) : code;
   }
 
@@ -156,7 +163,7 @@ class StageAttempts {
   RestartPolicy policy_;
   int number_ = 0;
   std::optional<ExitRecord> cause_;
-  std::string killed_;  // without a cause: how its processes were, if a signal did it; else empty
+  std::string killed_;  // without a cause: how its processes ended, if that can be told; else empty
 };
 
 }  // namespace

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/launcher.hpp"
 
+#include <filesystem>
 #include <sstream>
 
 #include "core/error.hpp"
+#include "orchestrator/hosts.hpp"
 #include "orchestrator/nearest.hpp"
 
 namespace demist {
@@ -11,8 +13,13 @@ namespace demist {
 Launcher::Launcher(const std::string& command) {
   std::istringstream text(command);
   for (std::string word; text >> word;) words_.push_back(word);
-  if (words_.empty() || (words_.front() != "mpirun" && words_.front() != "srun"))
-    throw ConfigError("--launcher " + command + ": expected mpirun or srun, with its options");
+  // "mpirun.openmpi" is Debian's.
+  const std::string program =
+      words_.empty() ? "" : std::filesystem::path(words_.front()).stem().string();
+  is_srun_ = program == "srun";
+  if (!is_srun_ && program != "mpirun" && program != "mpiexec" && program != "orterun")
+    throw ConfigError("--launcher " + command +
+                      ": expected mpirun (mpiexec) or srun, or a path to it, with its options");
 }
 
 std::vector<std::string> Launcher::words(const Crew& crew) const {
@@ -28,7 +35,9 @@ std::vector<std::string> Launcher::words(const Crew& crew) const {
                                "--wait=60", "--overlap", "--unbuffered"});
   else
     words.insert(words.end(), {"--quiet", "-n", ranks, "--oversubscribe", "--bind-to", "none"});
-  words.insert(words.end(), words_.begin() + 1, words_.end());
+  const std::vector<std::string> own =
+      crew.hosts.empty() ? options() : with_hosts(options(), crew.hosts);
+  words.insert(words.end(), own.begin(), own.end());
   return words;
 }
 

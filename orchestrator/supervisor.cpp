@@ -48,6 +48,9 @@ void refuse_record(const RunConfig& run, const fs::path& recipe) {
 }
 
 std::string advice(int code, const fs::path& logs) {
+  if (code == kDaemonLost)
+    return "see to the hosts and the network between them, then run the same command to go on "
+           "from the last checkpoint";
   switch (static_cast<ExitCode>(code)) {
     case ExitCode::requeue:
     case ExitCode::killed:
@@ -74,6 +77,7 @@ Crew crew_for(const SupervisorOptions& options, const StageConfig& stage,
               const slurm::StopAsked& stop_asked) {
   const bool alone = !uses_all_ranks(stage);
   if (options.allocation && !alone) return options.allocation->next(stop_asked);
+  if (options.hosts && !alone) return options.hosts->next(options.ranks);
   Crew crew;
   crew.ranks = crew.ranks_per_node = alone ? 1 : options.ranks;
   return crew;
@@ -82,7 +86,7 @@ Crew crew_for(const SupervisorOptions& options, const StageConfig& stage,
 std::vector<std::string> stage_command(const SupervisorOptions& options, const std::string& program,
                                        const StageConfig& stage, const Crew& crew) {
   std::vector<std::string> command;
-  const bool elsewhere = crew.ranks > 1 || !crew.nodes.empty();
+  const bool elsewhere = crew.ranks > 1 || !crew.nodes.empty() || !crew.hosts.empty();
   if (elsewhere && uses_all_ranks(stage)) command = options.launcher.words(crew);
   command.insert(command.end(), {program, "train", options.recipe, "--stage", stage.name});
   for (const std::string& assignment : options.overrides)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "orchestrator/config.hpp"
+#include "orchestrator/hosts.hpp"
 #include "orchestrator/launcher.hpp"
 #include "orchestrator/progress.hpp"
 #include "orchestrator/slurm/allocation.hpp"
@@ -23,6 +24,7 @@ struct SupervisorOptions {
   std::string only;   // stage to run; "": all
   Launcher launcher;
   std::shared_ptr<slurm::Allocation> allocation;  // srun: where an attempt's nodes come from
+  std::shared_ptr<Hosts> hosts;                   // mpirun: those that the user named, if any
 };
 
 // Who works in the attempt that begins now. In an allocation: on the nodes that still work; throws

@@ -70,6 +70,8 @@ void open_allocation(const RunConfig& run, const Options& options, SupervisorOpt
     supervisor.allocation = std::make_shared<slurm::Allocation>(
         run.run_dir, slurm::CrewRequest{options.integer("ranks-per-node", 1, 1),
                                         options.integer("min-nodes", 1, 1), run.tensor_parallel});
+  else if (auto hosts = hosts_in(supervisor.launcher.options()); !hosts.empty())
+    supervisor.hosts = std::make_shared<Hosts>(run.run_dir, std::move(hosts), run.tensor_parallel);
 }
 
 // Leaves what `demist status` must know of a supervisor.
@@ -107,9 +109,10 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
       .value("stage", "NAME", "only this stage; default: all")
       .value("expect", "HASH", "refuse a recipe whose --dry-run shows another hash")
-      .value("launcher", "COMMAND",
-             "mpirun (default) or srun, with options: \"mpirun --hostfile hosts\"; srun takes\n"
-             "the nodes of the allocation that still work")
+      .value(
+          "launcher", "COMMAND",
+          "mpirun (default) or srun, or a path to it, with options: \"mpirun --hostfile hosts\".\n"
+          "srun takes the nodes of the allocation that still work, mpirun those hosts")
       .value("ranks-per-node", "N", "srun: ranks on each node; default: 1")
       .value("min-nodes", "N", "srun: fewer working nodes end with code 75; default: 1")
       .flag("redo", "delete and repeat stages made with other settings, or whose result is gone")

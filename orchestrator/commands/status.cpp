@@ -7,10 +7,10 @@
 #include <thread>
 
 #include "core/error.hpp"
+#include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/goodput.hpp"
 #include "orchestrator/run_folder.hpp"
-#include "orchestrator/slurm/allocation.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
 #include "orchestrator/stage_state.hpp"
 
@@ -62,7 +62,7 @@ ordered_json to_json(const fs::path& folder, const Inspection& found) {
   json["goodput"] = to_json(goodput_of(folder));
   json["stages"] = stages;
   json["jobs"] = jobs;
-  json["avoided_nodes"] = slurm::read_bad_nodes(folder);
+  json["avoided_nodes"] = read_bad_nodes(folder);
   return json;
 }
 
@@ -86,7 +86,7 @@ std::string to_text(const fs::path& folder, const Inspection& found, const Goodp
     text += "  process " + std::to_string(worker->process) + " on " + worker->host +
             (worker->by_hand ? ", started by hand" : "") + "\n";
   if (goodput.working() > 0) text += "  " + format(goodput) + "\n";
-  for (const std::string& node : slurm::read_bad_nodes(folder))
+  for (const std::string& node : read_bad_nodes(folder))
     text += "  node " + node + " is avoided (" + (folder / "bad-nodes").string() + ")\n";
   if (state.activity == slurm::Activity::failed)
     text += "  demist logs " + folder.string() + " --errors  shows what the failing rank said\n";

@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <regex>
 #include <sstream>
 #include <thread>
@@ -16,11 +15,10 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
-#include "orchestrator/events.hpp"
+#include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/progress.hpp"
-#include "orchestrator/stage_state.hpp"
 
 namespace demist::slurm {
 namespace {
@@ -116,27 +114,9 @@ std::vector<NodeFailure> failures_in(const std::string& srun_messages) {
   return found;
 }
 
-std::set<std::string> read_bad_nodes(const fs::path& run_dir) {
-  std::set<std::string> nodes;
-  std::ifstream in(run_dir / "bad-nodes");
-  for (std::string line; std::getline(in, line);)
-    if (const std::string name = line.substr(0, line.find('\t')); !name.empty()) nodes.insert(name);
-  return nodes;
-}
-
-void add_bad_node(const fs::path& run_dir, const std::string& node, const std::string& reason) {
-  if (read_bad_nodes(run_dir).contains(node)) return;
-  std::ofstream out(run_dir / "bad-nodes", std::ios::app);
-  out << node << '\t' << static_cast<std::int64_t>(unix_seconds()) << '\t' << reason << '\n';
-  log::warning("node " + node + " is avoided from now on: " + reason + " (" +
-               (run_dir / "bad-nodes").string() +
-               " lists such nodes; delete the line of one "
-               "that is well again)");
-  append_event(run_dir, "node_avoided", {{"node", node}, {"reason", reason}});
-}
-
 Allocation::Allocation(fs::path run_dir, const CrewRequest& request, const QueryPatience& patience)
     : run_dir_(std::move(run_dir)),
+      suspicion_(run_dir_),
       log_(variable("DEMIST_JOB_LOG")),
       request_(request),
       patience_(patience),
@@ -193,12 +173,12 @@ Crew Allocation::next(const StopAsked& stop_asked) {
   const std::vector<Node> nodes = known_nodes(names, stop_asked);
   for (const Node& node : nodes)
     if (has_failed(node.state)) add_bad_node(run_dir_, node.name, "Slurm calls it " + node.state);
-  return choose_crew(nodes, read_bad_nodes(run_dir_), request_);
+  const std::vector<std::string> bad = read_bad_nodes(run_dir_);
+  return choose_crew(nodes, {bad.begin(), bad.end()}, request_);
 }
 
 void Allocation::ended(int code, const std::string& accused) {
-  const std::string last_suspect = std::exchange(suspect_, "");
-  if (code == 0 || code == static_cast<int>(ExitCode::requeue)) return;
+  if (code == 0 || code == static_cast<int>(ExitCode::requeue)) return suspicion_.after_attempt("");
   std::vector<NodeFailure> failures;
   if (!log_.empty()) failures = failures_in(text_from(log_, log_begin_));
   for (const NodeFailure& failure : failures)
@@ -206,12 +186,7 @@ void Allocation::ended(int code, const std::string& accused) {
   // The first words are about the cause: the rest was killed because of it.
   const bool by_signal = !failures.empty() && !failures.front().of_node &&
                          !failures.front().what.starts_with("Exited");
-  if (!accused.empty())
-    suspect_ = accused;
-  else if (by_signal)
-    suspect_ = failures.front().node;
-  if (!suspect_.empty() && suspect_ == last_suspect)
-    add_bad_node(run_dir_, suspect_, "twice in a row its ranks were the first to die or hang");
+  suspicion_.after_attempt(accused.empty() && by_signal ? failures.front().node : accused);
 }
 
 }  // namespace demist::slurm

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/launcher.hpp"
 
 namespace demist::slurm {
@@ -40,12 +41,6 @@ struct NodeFailure {
 };
 std::vector<NodeFailure> failures_in(const std::string& srun_messages);
 
-// <run>/bad-nodes: "node <tab> Unix seconds <tab> reason" a line. Its lines are the user's to
-// delete.
-std::set<std::string> read_bad_nodes(const std::filesystem::path& run_dir);
-void add_bad_node(const std::filesystem::path& run_dir, const std::string& node,
-                  const std::string& reason);
-
 // How long a controller is asked again that is busy, restarts or cannot be reached; in seconds.
 struct QueryPatience {
   double answer = 60;  // for one answer
@@ -76,12 +71,13 @@ class Allocation {
   std::string ask(const std::vector<std::string>& query, const StopAsked& stop_asked);
   std::vector<Node> known_nodes(const std::string& names, const StopAsked& stop_asked);
 
-  std::filesystem::path run_dir_, log_;  // log_: where srun's messages go; empty: unknown
+  std::filesystem::path run_dir_;
+  Suspicion suspicion_;
+  std::filesystem::path log_;  // where srun's messages go; empty: unknown
   CrewRequest request_;
   QueryPatience patience_;
   std::string job_;
   std::uintmax_t log_begin_ = 0;  // bytes that were there before the attempt
-  std::string suspect_;           // of the last attempt
 };
 
 }  // namespace demist::slurm

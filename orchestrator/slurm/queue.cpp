@@ -56,7 +56,7 @@ std::vector<std::string> with_cluster(std::vector<std::string> command, const st
   return command;
 }
 
-constexpr std::size_t kDigits = 12;  // of a hash in a comment
+constexpr std::size_t kHashDigits = 12;  // of a hash in a comment
 
 // Sites may change comments or leave them out; before folders had marks they ended with the recipe.
 bool is_ours(const std::string& comment, const Job& job) {
@@ -91,11 +91,11 @@ bool QueueRow::is_live() const {
 }
 
 std::string folder_mark(const fs::path& run_dir) {
-  return sha256_hex(fs::weakly_canonical(fs::absolute(run_dir)).string()).substr(0, kDigits);
+  return sha256_hex(fs::weakly_canonical(fs::absolute(run_dir)).string()).substr(0, kHashDigits);
 }
 
 std::string job_comment(const std::string& recipe_hash, const std::string& mark) {
-  return "demist:" + recipe_hash.substr(0, kDigits) + (mark.empty() ? "" : ":" + mark);
+  return "demist:" + recipe_hash.substr(0, kHashDigits) + (mark.empty() ? "" : ":" + mark);
 }
 
 std::string job_line(const Job& job) {

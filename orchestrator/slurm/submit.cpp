@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/config.hpp"
 #include "orchestrator/events.hpp"
 #include "orchestrator/nearest.hpp"

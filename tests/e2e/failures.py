@@ -84,6 +84,24 @@ def unseen(binary, configs, root):
     run.expect("signal 11" in run.failures()[0]["cause"] and not run.events("rank_died"), "nobody knows who died")
 
 
+def lost_daemon(binary, configs, root):
+    """Of the hosts that the user named the one that ssh does not reach is left out of the next attempt."""
+    tools = root / "tools"
+    tools.mkdir()
+    for name, body in {"mpiexec": f'echo "$*" >> {tools}/started; exit 255', "ssh": 'case "$*" in *" gone "*) exit 255;; esac'}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    run = Run(binary, configs, root / "lost", "parallel.ranks=4", "recovery.attempts=2", "recovery.delay_seconds=0.1",
+              PATH=f"{tools}:{os.environ['PATH']}")
+    run.command += ["--launcher", f"{tools}/mpiexec --host here:2,gone:2"]
+    output = run.start().finish(255)
+    run.expect("mpirun lost a daemon" in output and "see to the hosts" in output, "255 is not explained")
+    first, second = (tools / "started").read_text().splitlines()
+    run.expect("--host here:2,gone:2" in first and "-n 4" in first, f"started as {first}")
+    run.expect("--host here:2 " in second and "-n 2" in second, f"started as {second}")
+    run.expect("gone\t" in (run.folder / "bad-nodes").read_text(), "the host is not remembered")
+
+
 def unread_on_one_machine(binary, configs, root):
     """Rank 1's machine does not see the corpora at first, as with a mount that is gone: the run goes on when it does."""
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode != 0:
@@ -154,6 +172,7 @@ def main():
         expect(disturbed(binary, configs, root) == expected, "the hashes differ")
         lone(binary, configs, root)
         unseen(binary, configs, root)
+        lost_daemon(binary, configs, root)
         expect(unread_on_one_machine(binary, configs, root) in (None, expected), "the hashes differ")
         bad_steps(binary, configs, root)
         hopeless(binary, configs, root)

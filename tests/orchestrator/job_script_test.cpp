@@ -280,7 +280,7 @@ TEST_F(JobScriptRun, NodesThatAJobCannotDoWithoutHaveAnotherChance) {
   prepare({{"7", "3-4"}}, {"n1", "n2", "n4"});
   run("exit 75");
   EXPECT_TRUE(has_line(asked(), "update JobId=7 ExcNodeList=n4")) << asked() << said_.error;
-  EXPECT_EQ(read_bad_nodes(folder_.path() / "run"), std::set<std::string>{"n4"});
+  EXPECT_EQ(read_bad_nodes(folder_.path() / "run"), std::vector<std::string>{"n4"});
   EXPECT_NE(events().find(R"("event":"node_tried_again","job":"7","restart":0,"node":"n1")"),
             std::string::npos)
       << events();

@@ -9,6 +9,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/launch.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/slurm/allocation.hpp"
@@ -237,12 +238,36 @@ TEST(Allocation, SrunsWordsNameTheNodes) {
   EXPECT_TRUE(failures[3].of_node);
 }
 
+TEST_F(AllocationQueries, ANodeThatIsAccusedTwiceInARowIsAvoided) {
+  tool("squeue", "echo 'n[1-2]'");
+  Allocation allocation(folder_.path(), {1, 1, 1}, patience_);
+  const auto nodes = [&] { return allocation.next([] { return false; }).nodes; };
+  constexpr int environment = static_cast<int>(ExitCode::environment);
+  allocation.ended(environment, "n1");
+  allocation.ended(environment, "n2");
+  allocation.ended(environment, "n1");
+  allocation.ended(0, "");
+  allocation.ended(environment, "n1");
+  EXPECT_EQ(nodes().size(), 2U);
+  allocation.ended(environment, "n1");
+  EXPECT_EQ(nodes(), std::vector<std::string>{"n2"});
+}
+
+TEST(BadNodes, HaveAnotherChanceWhenTheirLineIsGone) {
+  const test::TemporaryFolder folder;
+  for (const char* node : {"n1", "n2", "n3"}) add_bad_node(folder.path(), node, "a\ttab");
+  forget_bad_nodes(folder.path(), {"n1", "n3"});
+  EXPECT_EQ(read_bad_nodes(folder.path()), std::vector<std::string>{"n2"});
+  forget_bad_nodes(folder.path(), {});
+  EXPECT_EQ(read_file(folder.path() / "bad-nodes").substr(0, 3), "n2\t");
+}
+
 TEST(Allocation, BadNodesAreRememberedOnce) {
   const test::TemporaryFolder folder;
   EXPECT_TRUE(read_bad_nodes(folder.path()).empty());
   for (int i = 0; i < 2; ++i) add_bad_node(folder.path(), "n3", "Node failure");
   add_bad_node(folder.path(), "n1", "no answer");
-  EXPECT_EQ(read_bad_nodes(folder.path()), (std::set<std::string>{"n1", "n3"}));
+  EXPECT_EQ(read_bad_nodes(folder.path()), (std::vector<std::string>{"n3", "n1"}));
   const std::string text = read_file(folder.path() / "bad-nodes");
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
 }

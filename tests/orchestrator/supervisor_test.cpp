@@ -61,6 +61,33 @@ TEST(Supervisor, SrunTakesTheCrewsNodes) {
   EXPECT_THROW(Launcher(""), ConfigError);
 }
 
+TEST(Supervisor, LaunchersAreKnownByAnyOfTheirNames) {
+  for (const char* command : {"mpirun", "mpiexec", "/usr/bin/mpirun -x A", "orterun",
+                              "/opt/openmpi/bin/mpiexec", "mpirun.openmpi"}) {
+    const Launcher launcher(command);
+    EXPECT_FALSE(launcher.is_srun()) << command;
+    const std::string text = command;
+    EXPECT_EQ(launcher.words(crew(2)).front(), text.substr(0, text.find(' ')));
+  }
+  EXPECT_TRUE(Launcher("/usr/bin/srun --mpi=pmix").is_srun());
+  for (const char* command : {"", "ssh n1", "/usr/bin/", "/mpirun/ssh", "srunner"})
+    EXPECT_THROW(Launcher{command}, ConfigError) << command;
+}
+
+TEST(Supervisor, OneRankOnTheHostsThatAreLeftNeedsMpirun) {
+  const StageConfig stage{"mlm", TrainingStage{}, "runs/r/mlm", "", {}};
+  SupervisorOptions o = options(1);
+  o.launcher = Launcher("mpirun --host a:1,b:1 -x A");
+  Crew left = crew(1);
+  left.hosts = "b:1";
+  const auto command = stage_command(o, "/bin/demist", stage, left);
+  EXPECT_EQ(command.front(), "mpirun");
+  const auto host = std::find(command.begin(), command.end(), "--host");
+  ASSERT_NE(host, command.end());
+  EXPECT_EQ(*(host + 1), "b:1");
+  EXPECT_EQ(std::find(host + 1, command.end(), "--host"), command.end());
+}
+
 TEST(Supervisor, EnvironmentAllowsRootOnlyForRoot) {
   EXPECT_TRUE(stage_environment(1, 3, true).contains("OMPI_ALLOW_RUN_AS_ROOT"));
   const auto user = stage_environment(1, 3, false);
@@ -75,6 +102,7 @@ TEST(Supervisor, AdviceFitsTheCode) {
   for (const int code : {3, 4, 5, 75, 130, 137}) EXPECT_TRUE(advises(code, "same command")) << code;
   for (const int code : {1, 6}) EXPECT_FALSE(advises(code, "same command")) << code;
   EXPECT_TRUE(advises(1, "runs/r/logs"));
+  EXPECT_TRUE(advises(kDaemonLost, "the hosts"));
 }
 
 TEST(Process, ReturnsCodesAndSignals) {
