@@ -3,11 +3,25 @@
 #include <cstdlib>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/doctor/checks.hpp"
 #include "orchestrator/doctor/findings.hpp"
 
 namespace demist::cli {
+namespace {
+
+// What rank 0 sees counts: other nodes that do not are a finding.
+void refuse_absent(const mpi::Comm& world, const fs::path& folder) {
+  std::error_code unknown;
+  const bool is_there = world.rank() == 0 && fs::is_directory(folder, unknown);
+  if (world.all_reduce_max(is_there ? 1 : 0) == 0)
+    throw AgreedError(ExitCode::usage, folder.string() +
+                                           ": no such folder; name the one where runs are to be "
+                                           "kept, or make it first");
+}
+
+}  // namespace
 
 int doctor(const Arguments& arguments, const mpi::Comm& world) {
   Options options(
@@ -24,7 +38,9 @@ int doctor(const Arguments& arguments, const mpi::Comm& world) {
   if (folders.size() > 1) throw ConfigError("demist doctor takes one FOLDER");
   if (!folders.empty() && folders.front().empty())
     throw ConfigError("FOLDER is empty; name one, or leave it out for the current one");
-  const doctor::RankFindings mine = doctor::examine(world, folders.empty() ? "." : folders.front());
+  const fs::path folder = folders.empty() ? "." : folders.front();
+  refuse_absent(world, folder);
+  const doctor::RankFindings mine = doctor::examine(world, folder);
   const std::vector<std::string> texts = world.gather(doctor::to_json(mine), 0);
   bool broken = false;
   if (world.rank() == 0) {

@@ -113,7 +113,7 @@ class Examination {
         world_.broadcast((folder_ / (".doctor-" + std::to_string(::getpid()))).string(), 0);
     const fs::path place = name;
     const bool made = local("folder", [&] {
-      if (world_.rank() == 0) fs::create_directories(place);
+      if (world_.rank() == 0) fs::create_directory(place);
     });
     if (!all_passed(made)) return;
     const auto own = [&](int rank) { return place / ("rank-" + std::to_string(rank)); };

@@ -9,8 +9,8 @@
 
 namespace demist::doctor {
 
-// Collective. `folder`: where runs are to be kept; files are made in it and removed again. A check
-// that fails is a finding, no error.
+// Collective. `folder`: where runs are to be kept, which is there; files are made in it and removed
+// again. A check that fails is a finding, no error.
 RankFindings examine(const mpi::Comm& world, const std::filesystem::path& folder);
 
 }  // namespace demist::doctor

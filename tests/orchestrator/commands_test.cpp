@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "orchestrator/cli.hpp"
 #include "tests/support/temporary_folder.hpp"
 
@@ -54,6 +55,15 @@ TEST(Commands, BadUsageIsCodeTwo) {
   EXPECT_EQ(code_of({"doctor", ""}), ExitCode::usage);
   EXPECT_EQ(code_of({"doctor", "a", "b"}), ExitCode::usage);
   EXPECT_EQ(code_of({"doctor", "--slow-below", "0"}), ExitCode::usage);  // its limits are fixed
+}
+
+TEST(Commands, DoctorMakesNoFolder) {
+  const test::TemporaryFolder folder;
+  const fs::path mistyped = folder.path() / "scrtach";
+  std::string message;
+  EXPECT_EQ(code_of({"doctor", mistyped}, &message), ExitCode::usage);
+  EXPECT_EQ(message.find(mistyped.string() + ": no such folder"), 0u) << message;
+  EXPECT_FALSE(fs::exists(mistyped));
 }
 
 // Files of every kind, made by the commands themselves.
