@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <optional>
 
 #include "core/error.hpp"
 #include "orchestrator/nearest.hpp"
@@ -261,30 +260,16 @@ std::string size_directives(const JobPlan& plan) {
   return text;
 }
 
-// The nodes that an option of the profile's excludes.
-std::optional<std::string> excluded_by(const std::string& option) {
-  for (const char* form : {"--exclude=", "--exclude ", "-x"})
-    if (option.starts_with(form)) {
-      const std::string nodes = option.substr(std::string(form).size());
-      return nodes.substr(std::min(nodes.find_first_not_of(" ="), nodes.size()));
-    }
-  return std::nullopt;
-}
-std::vector<std::string> never_on(const JobPlan& plan) {
-  std::vector<std::string> lists;
-  for (const std::string& option : plan.profile.sbatch)
-    if (const auto nodes = excluded_by(option)) lists.push_back(*nodes);
-  return lists;
-}
+bool excludes(const std::string& option) { return value_of(option, "--exclude", "-x").has_value(); }
 
 std::string directives(const JobPlan& plan) {
   std::string text = directive("--job-name=demist-" + plan.name) +
                      directive("--comment=" + comment_of(plan)) + size_directives(plan);
   if (!plan.profile.time.empty()) text += directive("--time=" + plan.profile.time);
   for (const std::string& option : plan.profile.sbatch)
-    if (!excluded_by(option)) text += directive(option);
+    if (!excludes(option)) text += directive(option);
   // One list: of several options the last would hold.
-  std::vector<std::string> excluded = never_on(plan);
+  std::vector<std::string> excluded = never_on(plan.profile);
   excluded.insert(excluded.end(), plan.avoid.begin(), plan.avoid.end());
   if (!excluded.empty()) text += directive("--exclude=" + join(excluded, ","));
   text += directive("--chdir=" + quoted(plan.working_folder)) +
@@ -322,7 +307,7 @@ std::string settings(const JobPlan& plan) {
                      "\nstop_signal=" + profile.stop_signal + "\ncomment=" + comment_of(plan) +
                      "\nmax_requeues=" + std::to_string(profile.max_requeues) +
                      "\nchained=" + (plan.chained ? "yes" : "no") +
-                     "\nnever_on=" + quoted(join(never_on(plan), ",")) +
+                     "\nnever_on=" + quoted(join(never_on(plan.profile), ",")) +
                      "\navoided=" + quoted(join(plan.avoid, ",")) + "\n";
   text += preparation(profile);
   for (const std::string& variable : profile.environment)

@@ -166,6 +166,23 @@ std::vector<fs::path> folders() {
 
 }  // namespace
 
+std::optional<std::string> value_of(const std::string& option, const std::string& name,
+                                    const std::string& letter) {
+  for (const std::string& form : {name + "=", name + " ", letter})
+    if (option.starts_with(form)) {
+      const std::string value = option.substr(form.size());
+      return value.substr(std::min(value.find_first_not_of(" ="), value.size()));
+    }
+  return std::nullopt;
+}
+
+std::vector<std::string> never_on(const Profile& profile) {
+  std::vector<std::string> lists;
+  for (const std::string& option : profile.sbatch)
+    if (const auto nodes = value_of(option, "--exclude", "-x")) lists.push_back(*nodes);
+  return lists;
+}
+
 // [days-]a[:b[:c]]
 bool is_time_limit(std::string_view text) {
   if (const auto dash = text.find('-'); dash != std::string_view::npos) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,13 @@ struct Profile {
   int stop_seconds = 300;
   int max_requeues = 10;  // in a row that lead to nothing new
 };
+
+// What an option of sbatch's gives: of "--exclude=n1", "--exclude n1", "-x n1" or "-xn1" n1, for
+// "--exclude" and "-x".
+std::optional<std::string> value_of(const std::string& option, const std::string& name,
+                                    const std::string& letter);
+// The lists of nodes that the profile itself excludes.
+std::vector<std::string> never_on(const Profile& profile);
 
 // Whether sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
 // days-hours:minutes or days-hours:minutes:seconds.

@@ -14,8 +14,8 @@
 #include "orchestrator/process.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
-#include "orchestrator/slurm/allocation.hpp"
 #include "orchestrator/slurm/job_script.hpp"
+#include "orchestrator/slurm/partition.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/stop_file.hpp"
@@ -63,7 +63,7 @@ JobPlan base_plan(const RunConfig& run, const Launch& launch) {
   plan.nodes = parse_node_range(asked.nodes);
   plan.ntasks_per_node =
       asked.ntasks_per_node > 0 ? asked.ntasks_per_node : plan.profile.ntasks_per_node;
-  for (const std::string& node : read_bad_nodes(run.run_dir)) plan.avoid.push_back(node);
+  plan.avoid = nodes_to_avoid(plan.profile, read_bad_nodes(run.run_dir), plan.nodes.least);
   const int least = plan.nodes.least * plan.ntasks_per_node;
   if (least % run.tensor_parallel != 0)
     throw ConfigError("--nodes " + asked.nodes + " with " + std::to_string(plan.ntasks_per_node) +
@@ -112,6 +112,15 @@ std::vector<Job> live_jobs(const RunConfig& run) {
     if (const QueueRow* row = answer.find(job); row != nullptr && row->is_live())
       live.push_back(job);
   return live;
+}
+
+// Else the job would leave them out as well, when it runs.
+void forget_all_but(const std::vector<std::string>& avoided, const fs::path& run_dir) {
+  std::vector<std::string> again = read_bad_nodes(run_dir);
+  std::erase_if(again, [&](const std::string& node) {
+    return std::ranges::find(avoided, node) != avoided.end();
+  });
+  forget_bad_nodes(run_dir, again);
 }
 
 // `previous`: the job before, if there is one.
@@ -218,6 +227,7 @@ int submit(Launch launch, bool dry_run) {
     write_record(run);
     write_launch(run.run_dir, launch);
   }
+  forget_all_but(planned.front().plan.avoid, run.run_dir);
   std::vector<Job> sent;
   for (const Planned& job : planned) {
     atomic_write(job.script, job_script(job.plan));

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/cli.hpp"
 #include "orchestrator/config.hpp"
 #include "orchestrator/run_folder.hpp"
@@ -126,6 +127,30 @@ TEST_F(ClusterCommands, ACopyOfAFolderLeavesTheOriginalsJobAlone) {
   EXPECT_EQ(slurm::read_jobs(other).size(), 3U);
   output({"cancel", run_.string(), "--now"});
   EXPECT_EQ(read_file(folder_.path() / "cancelled").substr(0, 2), "7\n");
+}
+
+TEST_F(ClusterCommands, AJobIsNotKeptOffNodesThatItNeeds) {
+  tool("sinfo", "for node in n1 n2 n3 n4; do echo 'cpu*' $node idle; done; echo 'big n5 idle'");
+  tool("sbatch", "echo 8");
+  fs::create_directories(run_);
+  for (const char* node : {"n2", "n3"}) add_bad_node(run_, node, "it failed");
+  const std::string kept = read_file(run_ / "bad-nodes");
+  testing::internal::CaptureStderr();
+  EXPECT_NE(output(submit({"--nodes", "2"})).find("#SBATCH --exclude=n2,n3\n"), std::string::npos);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  testing::internal::CaptureStderr();
+  EXPECT_NE(output(submit({"--nodes", "3-4"})).find("#SBATCH --exclude=n3\n"), std::string::npos);
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("needs 3 nodes, and too few others work: of those in bad-nodes, n2 has"),
+            std::string::npos)
+      << said;
+  EXPECT_EQ(read_file(run_ / "bad-nodes"), kept) << "a dry run changes nothing";
+  output({"submit", recipe_, "--cluster", profile_, "--nodes", "5", "--set",
+          "run_dir=" + run_.string()});
+  EXPECT_TRUE(read_bad_nodes(run_).empty()) << "the job would leave them out when it runs";
+  const std::string script = read_file(run_ / "submit.sh");
+  EXPECT_EQ(script.find("--exclude"), std::string::npos);
+  EXPECT_NE(read_file(run_ / "events.jsonl").find("node_tried_again"), std::string::npos);
 }
 
 TEST_F(ClusterCommands, LogsOfNothingAreNotWaitedFor) {

@@ -13,6 +13,7 @@
 #include "orchestrator/launch.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/slurm/allocation.hpp"
+#include "orchestrator/slurm/partition.hpp"
 #include "orchestrator/slurm/profile.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/slurm/run_logs.hpp"
@@ -260,6 +261,24 @@ TEST(BadNodes, HaveAnotherChanceWhenTheirLineIsGone) {
   EXPECT_EQ(read_bad_nodes(folder.path()), std::vector<std::string>{"n2"});
   forget_bad_nodes(folder.path(), {});
   EXPECT_EQ(read_file(folder.path() / "bad-nodes").substr(0, 3), "n2\t");
+}
+
+TEST(Partition, NodesThatWorkAreCountedInThoseAskedFor) {
+  const std::string lines =
+      "cpu* n1 idle\ncpu* n2 down*\ngpu n3 mixed\ngpu n4 allocated\nbig n4 allocated\n";
+  EXPECT_EQ(working_nodes(lines, ""), std::set<std::string>{"n1"});
+  EXPECT_EQ(working_nodes(lines, "gpu"), (std::set<std::string>{"n3", "n4"}));
+  EXPECT_EQ(working_nodes(lines, "cpu,big"), (std::set<std::string>{"n1", "n4"}));
+}
+
+TEST(Partition, TheOldestBadNodesHaveAnotherChanceWhereTooFewAreLeft) {
+  using Names = std::vector<std::string>;
+  const std::set<std::string> working{"n1", "n2", "n3", "n4"};
+  const Names bad{"gone", "n3", "n1"};
+  EXPECT_EQ(affordable(bad, working, 2), bad);
+  EXPECT_EQ(affordable(bad, working, 3), (Names{"gone", "n1"}));
+  EXPECT_EQ(affordable(bad, working, 4), Names{"gone"});
+  EXPECT_EQ(affordable(bad, working, 9), Names{"gone"});
 }
 
 TEST(Allocation, BadNodesAreRememberedOnce) {
