@@ -56,22 +56,6 @@ double number(std::uint64_t word) {
   return value;
 }
 
-// Clock ticks from the machine's start to the process's: field 22 of /proc/<id>/stat, the 20th
-// after the name in parentheses; 0 when there is no such process, or only what its parent has not
-// reaped (the 1st: state Z).
-std::uint64_t beginning_of(int process) {
-  std::ifstream file("/proc/" + std::to_string(process) + "/stat");
-  std::string text;
-  std::getline(file, text);
-  const std::size_t name_end = text.rfind(')');
-  if (name_end == std::string::npos) return 0;
-  std::istringstream fields(text.substr(name_end + 1));
-  std::string state, field;
-  fields >> state;
-  for (int i = 1; i < 20; ++i) fields >> field;
-  return fields && state != "Z" ? std::stoull(field) : 0;
-}
-
 template <std::size_t words>
 void store_text(std::string_view text, std::array<HeartbeatPage::Word, words>& page) {
   std::array<std::uint64_t, words> bytes{};
@@ -108,6 +92,22 @@ void unmap(HeartbeatPage* page) { ::munmap(page, sizeof(HeartbeatPage)); }
 
 }  // namespace
 
+// Fields of /proc/<id>/stat: the 1st after the name in parentheses, and the 20th.
+ProcessState state_of(int process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+  std::string text;
+  std::getline(file, text);
+  const std::size_t name_end = text.rfind(')');
+  if (name_end == std::string::npos) return {};
+  std::istringstream fields(text.substr(name_end + 1));
+  ProcessState state;
+  std::string field;
+  fields >> state.letter;
+  for (int i = 1; i < 19; ++i) fields >> field;
+  fields >> state.began;
+  return state;
+}
+
 const char* name_of(Phase phase) {
   static constexpr std::array<const char*, kPhases> names = {
       "start", "control", "load", "forward", "backward", "reduce", "optimizer", "save", "evaluate"};
@@ -126,7 +126,7 @@ Heartbeat::Heartbeat(const std::filesystem::path& file, int rank, std::string_vi
   page_ = map(file, O_CREAT | O_EXCL);
   page_->rank.store(static_cast<std::uint64_t>(rank), kRelaxed);
   page_->process.store(static_cast<std::uint64_t>(::getpid()), kRelaxed);
-  page_->process_began.store(beginning_of(::getpid()), kRelaxed);
+  page_->process_began.store(state_of(::getpid()).began, kRelaxed);
   store_text(host, page_->host);
   publish();
   page_->magic.store(HeartbeatPage::kMagic, std::memory_order_release);
@@ -197,7 +197,8 @@ HeartbeatReader::HeartbeatReader(const std::filesystem::path& file) : page_(map(
   if (page_->magic.load(std::memory_order_acquire) != HeartbeatPage::kMagic)
     throw EnvironmentError(file.string() + ": no heartbeat of this version of the program");
   const auto process = static_cast<int>(page_->process.load(kRelaxed));
-  gone_ = beginning_of(process) != page_->process_began.load(kRelaxed);
+  const ProcessState now = state_of(process);
+  gone_ = now.letter == 'Z' || now.began != page_->process_began.load(kRelaxed);
 }
 
 Pulse HeartbeatReader::read() const {

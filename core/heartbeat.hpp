@@ -50,6 +50,13 @@ struct Pulse {
 };
 inline constexpr std::size_t kRecent = 32;
 
+// What /proc tells of a process.
+struct ProcessState {
+  char letter = 'X';        // R, S, D, T, Z (waits to be reaped) ...; X: there is no such process
+  std::uint64_t began = 0;  // clock ticks from the machine's start; 0: unknown
+};
+ProcessState state_of(int process);
+
 struct HeartbeatPage;  // the shared memory
 
 // The writer's end, in the rank itself. One thread works and beats; tick() may come from another.

@@ -44,21 +44,12 @@ std::vector<int> ranks_below(int launcher) {
   return ranks;
 }
 
-// The letter after the name in /proc/<id>/stat; X when there is no such process.
-char state_of(int process) {
-  std::ifstream file(process_folder(process) / "stat");
-  std::string text;
-  std::getline(file, text);
-  const std::size_t name_end = text.rfind(')');
-  return name_end != text.npos && name_end + 2 < text.size() ? text[name_end + 2] : 'X';
-}
-
 // By a signal or a debugger, or in the kernel.
 bool stands_still(int process) {
-  return std::string_view("TtD").find(state_of(process)) != std::string_view::npos;
+  return std::string_view("TtD").find(state_of(process).letter) != std::string_view::npos;
 }
 bool has_ended(int process) {
-  return std::string_view("ZX").find(state_of(process)) != std::string_view::npos;
+  return std::string_view("ZX").find(state_of(process).letter) != std::string_view::npos;
 }
 
 // As mpirun told it; 0 when nobody did.

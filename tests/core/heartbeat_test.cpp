@@ -2,6 +2,7 @@
 #include "core/heartbeat.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,6 +52,24 @@ TEST_F(HeartbeatTest, TellsWhatTheRankDoes) {
   EXPECT_GT(reader.read().slowest[static_cast<std::size_t>(Phase::backward)], 0);
   heartbeat.tick();
   EXPECT_EQ(reader.read().ticks, 1u);
+}
+
+TEST(ProcessStates, AreReadWhateverAProcessIsCalled) {
+  EXPECT_EQ(state_of(::getpid()).letter, 'R');
+  EXPECT_GT(state_of(::getpid()).began, 0u);
+  const ::pid_t child = ::fork();
+  if (child == 0) {
+    ::prctl(PR_SET_NAME, "a) Z 1 2");
+    while (true) ::pause();
+  }
+  while (state_of(child).letter != 'S') std::this_thread::yield();
+  ::kill(child, SIGKILL);
+  siginfo_t ended{};
+  ::waitid(P_PID, static_cast<::id_t>(child), &ended, WEXITED | WNOWAIT);
+  EXPECT_EQ(state_of(child).letter, 'Z');
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(state_of(child).letter, 'X');
+  EXPECT_EQ(state_of(child).began, 0u);
 }
 
 TEST_F(HeartbeatTest, LongNamesAreCut) {
