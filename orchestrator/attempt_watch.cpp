@@ -35,13 +35,9 @@ const fs::path& our_program() {
   return program;
 }
 
-// Those of `launcher` and its children that run our program.
-std::vector<int> ranks_below(int launcher) {
-  std::vector<int> candidates = children_of(launcher), ranks;
-  candidates.insert(candidates.begin(), launcher);
-  std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(ranks),
-               [](int process) { return program_of(process) == our_program(); });
-  return ranks;
+std::vector<int> those_of_ours(std::vector<int> processes) {
+  std::erase_if(processes, [](int process) { return program_of(process) != our_program(); });
+  return processes;
 }
 
 // By a signal or a debugger, or in the kernel.
@@ -70,11 +66,16 @@ AttemptWatch::AttemptWatch(WatchedStage stage, const Patience& patience)
       last_look_(steady_seconds()) {}
 
 void AttemptWatch::look(int launcher) {
-  end_forsaken(launcher);
+  const std::vector<int> children = children_of(launcher);
+  std::vector<int> ranks = those_of_ours(children);
+  if (program_of(launcher) == our_program())
+    ranks.insert(ranks.begin(), launcher);
+  else
+    end_forsaken(launcher, children, !ranks.empty());
   if (over_) return;
   auto finding = observer_.look();
   if (finding && !observer_.claim(*finding)) return;
-  if (!finding) finding = find_silent(launcher);
+  if (!finding) finding = find_silent(std::move(ranks));
   if (!finding) return;
   over_ = true;
   record_finding(stage_, *finding);
@@ -97,10 +98,9 @@ Pulse AttemptWatch::last_pulse(int process) const {
 // Open MPI 4.1's mpirun may wait for itself for ever when a rank dies while it connects (a lock in
 // PMIx's clean-up; seen once in 750 kills). On other machines ranks have a parent, and here mpirun
 // has a child for each of these: then it is not alone.
-void AttemptWatch::end_forsaken(int launcher) {
-  if (program_of(launcher) == our_program()) return;
-  had_ranks_ = had_ranks_ || !ranks_below(launcher).empty();
-  if (!had_ranks_ || !std::ranges::all_of(children_of(launcher), has_ended)) {
+void AttemptWatch::end_forsaken(int launcher, const std::vector<int>& children, bool has_ranks) {
+  had_ranks_ = had_ranks_ || has_ranks;
+  if (!had_ranks_ || !std::ranges::all_of(children, has_ended)) {
     forsaken_ = 0;
     return;
   }
@@ -112,10 +112,9 @@ void AttemptWatch::end_forsaken(int launcher) {
   had_ranks_ = false;  // said once
 }
 
-std::optional<Finding> AttemptWatch::find_silent(int launcher) {
+std::optional<Finding> AttemptWatch::find_silent(std::vector<int> ranks) {
   std::set<int> heard;
   for (const auto& [name, reader] : observer_.ranks()) heard.insert(reader.read().process);
-  std::vector<int> ranks = ranks_below(launcher);
   std::erase_if(ranks, [&](int process) { return heard.contains(process); });
   const double now = steady_seconds();
   waited_ = ranks.empty() ? 0 : waited_ + std::min(now - last_look_, kLongestLook);

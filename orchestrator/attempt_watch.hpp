@@ -19,8 +19,8 @@ class AttemptWatch {
   Pulse last_pulse(int process) const;
 
  private:
-  std::optional<Finding> find_silent(int launcher);
-  void end_forsaken(int launcher);
+  std::optional<Finding> find_silent(std::vector<int> ranks);
+  void end_forsaken(int launcher, const std::vector<int>& children, bool has_ranks);
 
   WatchedStage stage_;
   Patience patience_;
