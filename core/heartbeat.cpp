@@ -22,14 +22,14 @@ namespace demist {
 // own, so a reader that comes in between sees old and new values mixed, never a torn one.
 struct HeartbeatPage {
   using Word = std::atomic<std::uint64_t>;
-  static constexpr std::uint64_t kMagic = 0x3274616562747364;  // "dstbeat2": the layout's version
+  static constexpr std::uint64_t kMagic = 0x3374616562747364;  // "dstbeat3": the layout's version
   static constexpr std::size_t kCallWords = 4;                 // 31 characters and the end
   static constexpr std::size_t kHostWords = 8;                 // 63
 
   Word magic;  // written last: a file without it is not whole
   Word rank, process, process_began;
   std::array<Word, kHostWords> host;
-  Word claimed, ended, ticks;
+  Word claimed, ended, ticks, last_tick;
   Word sequence;
   Word phase, step, beats, slowest_step;
   std::array<Word, kPhases> slowest;
@@ -191,7 +191,10 @@ void Heartbeat::end_call() {
   publish();
 }
 
-void Heartbeat::tick() { page_->ticks.fetch_add(1, kRelaxed); }
+void Heartbeat::tick() {
+  page_->ticks.fetch_add(1, kRelaxed);
+  page_->last_tick.store(bits(now_seconds()), kRelaxed);
+}
 
 HeartbeatReader::HeartbeatReader(const std::filesystem::path& file) : page_(map(file, 0), unmap) {
   if (page_->magic.load(std::memory_order_acquire) != HeartbeatPage::kMagic)
@@ -211,6 +214,7 @@ Pulse HeartbeatReader::read() const {
   // A process that waits to be reaped still has its id: whoever started it reaps it at once.
   pulse.alive = !gone_ && (::kill(pulse.process, 0) == 0 || errno == EPERM);
   pulse.ticks = page.ticks.load(kRelaxed);
+  pulse.last_tick = number(page.last_tick.load(kRelaxed));
   // A writer that was stopped in the middle of a change leaves the lock odd for ever.
   constexpr int kTries = 100;
   for (int i = 0; i < kTries && !pulse.whole; ++i) {

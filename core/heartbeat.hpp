@@ -45,6 +45,7 @@ struct Pulse {
   std::string call;         // what it waits in: a collective, the device; empty: nothing
   std::uint64_t beats = 0;  // changes of the above: stands still when the rank's work does
   std::uint64_t ticks = 0;  // of the rank's watchdog: stands still when the whole process does
+  double last_tick = 0;     // when that was last, seconds; 0: not yet, or not told
   double slowest_step = 0;  // of the last kRecent, seconds; 0: none yet
   std::array<double, kPhases> slowest{};  // of the last kRecent of each phase; 0: none yet
 };

@@ -12,6 +12,19 @@ namespace {
 
 bool watched(const Pulse& pulse) { return pulse.alive && !pulse.ended; }
 
+// A launcher ends the others for the first that died, and who looks late finds them all dead. The
+// first is the one whose watchdog fell silent before the others', where ticks can tell.
+std::optional<std::size_t> first_to_die(std::span<const Pulse> pulses) {
+  constexpr double apart = 0.25;  // seconds: there are ten ticks in one
+  std::optional<std::size_t> first;
+  for (std::size_t i = 0; i < pulses.size(); ++i) {
+    if (pulses[i].alive || pulses[i].ended) continue;
+    const double tick = pulses[i].last_tick;
+    if (!first || (tick > 0 && tick + apart < pulses[*first].last_tick)) first = i;
+  }
+  return first;
+}
+
 std::string seconds_text(double seconds) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), "%.1f s", seconds);
@@ -65,8 +78,8 @@ void HangDetector::observe(std::span<const Pulse> pulses, double now) {
 
 std::optional<Finding> HangDetector::look(std::span<const Pulse> pulses, double now) {
   observe(pulses, now);
-  for (std::size_t i = 0; i < pulses.size(); ++i)
-    if (!pulses[i].alive && !pulses[i].ended) return Finding{Finding::Kind::died, i, pulses[i]};
+  if (const auto dead = first_to_die(pulses))
+    return Finding{Finding::Kind::died, *dead, pulses[*dead]};
   if (patience_.factor <= 0) return std::nullopt;
   for (std::size_t i = 0; i < pulses.size(); ++i) {
     const double limit = limit_of_process(pulses[i]);

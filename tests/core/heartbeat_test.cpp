@@ -52,6 +52,7 @@ TEST_F(HeartbeatTest, TellsWhatTheRankDoes) {
   EXPECT_GT(reader.read().slowest[static_cast<std::size_t>(Phase::backward)], 0);
   heartbeat.tick();
   EXPECT_EQ(reader.read().ticks, 1u);
+  EXPECT_GT(reader.read().last_tick, 0);
 }
 
 TEST(ProcessStates, AreReadWhateverAProcessIsCalled) {

@@ -148,6 +148,21 @@ TEST(Hang, BeforeTheFirstStepItIsPatient) {
   EXPECT_TRUE(machine.run(3));
 }
 
+// As one sees them who comes late: a launcher ends all for the first.
+TEST(Hang, OfSeveralDeadTheFirstIsNamed) {
+  Machine machine(4);
+  ASSERT_FALSE(machine.run(1));
+  for (const std::size_t rank : {0u, 2u, 3u}) machine[rank].alive = false;
+  machine[0].last_tick = 51;
+  machine[2].last_tick = 50;
+  machine[3].last_tick = 50.1;  // within the time between two ticks
+  EXPECT_EQ(machine.run(1)->pulse.rank, 2);
+  machine[2].last_tick = machine[3].last_tick = 50.9;  // nobody knows
+  EXPECT_EQ(machine.run(1)->pulse.rank, 0);
+  machine[2].last_tick = 0;  // it had none
+  EXPECT_EQ(machine.run(1)->pulse.rank, 0);
+}
+
 // Stopped between its heartbeat's beginning and its watchdog's first tick.
 TEST(Hang, AProcessThatNeverTickedIsFoundToo) {
   Machine machine(2);
