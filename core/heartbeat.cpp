@@ -137,6 +137,8 @@ Heartbeat::~Heartbeat() {
   unmap(page_);
 }
 
+int Heartbeat::rank() const { return static_cast<int>(page_->rank.load(kRelaxed)); }
+
 void Heartbeat::leave() {
   page_->ended.store(1, std::memory_order_release);
   ::unlink(file_.c_str());

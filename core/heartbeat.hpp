@@ -77,6 +77,7 @@ class Heartbeat {
   void end_call();
   void tick();
   void leave();  // the rank ends now: nobody need look for a reason
+  int rank() const;
 
   // For the rank's watchdog.
   Connections& connections() { return connections_; }

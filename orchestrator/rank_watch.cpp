@@ -21,6 +21,7 @@
 #include "orchestrator/exit_record.hpp"
 #include "orchestrator/progress.hpp"
 #include "orchestrator/stage_state.hpp"
+#include "orchestrator/stop_file.hpp"
 
 namespace demist {
 namespace {
@@ -200,14 +201,14 @@ std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,
 }
 
 RankWatch::RankWatch(const mpi::Comm& world, const fs::path& run_dir, const std::string& stage,
-                     const Patience& patience)
+                     const Patience& patience, StopRequest request)
     : stage_{run_dir, stage, agree_on_attempt(world)} {
   mpi::together(world, "start heartbeat", [&] {
     heartbeat_ = std::make_unique<Heartbeat>(
         heartbeat_folder(run_dir) / file_name(stage_, world.rank()), world.rank(), node_name());
     // It ticks while this rank waits for the others, who may be slow to come.
     thread_ =
-        std::jthread([this, patience](const std::stop_token& stop) { watch(stop, patience); });
+        std::jthread([=, this](const std::stop_token& stop) { watch(stop, patience, request); });
   });
   link_ = meet_other_machines(world);
   shared_link_ = link_.get();
@@ -262,8 +263,9 @@ std::optional<Finding> RankWatch::look(RankObserver& observer) const {
   return observer.look(link->others());
 }
 
-void RankWatch::watch(const std::stop_token& stop, const Patience& patience) {
+void RankWatch::watch(const std::stop_token& stop, const Patience& patience, StopRequest request) {
   RankObserver observer(stage_, patience);
+  StopFile stop_file(stage_.run_dir);
   Since since;
   std::mutex mutex;
   std::condition_variable_any stopped;
@@ -272,6 +274,12 @@ void RankWatch::watch(const std::stop_token& stop, const Patience& patience) {
     heartbeat_->tick();
     act_on(observer, look(observer), since);
     act_on(heartbeat_->connections().trouble(), since);
+    if (request == StopRequest::ends_process && stop_file.look_now_and_then()) {
+      if (heartbeat_->rank() == 0)
+        say("stage " + stage_.stage + " stops as it was asked to; run the same command to go on");
+      heartbeat_->leave();
+      end_process(ExitCode::requeue);
+    }
   }
 }
 
@@ -308,7 +316,7 @@ Pulse RankWatch::own_pulse() const {
       .read();
 }
 
-void RankWatch::end_process() {
+void RankWatch::end_process(ExitCode code) {
   heartbeat_->condemn();
   std::promise<void> aborted;
   std::thread([&] {
@@ -316,7 +324,7 @@ void RankWatch::end_process() {
     aborted.set_value();
   }).detach();
   aborted.get_future().wait_for(kAbortLimit);
-  std::_Exit(static_cast<int>(ExitCode::suspect));
+  std::_Exit(static_cast<int>(code));
 }
 
 }  // namespace demist

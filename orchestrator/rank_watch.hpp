@@ -84,9 +84,11 @@ std::string record_trouble(const WatchedStage& stage, const Pulse& pulse,
 // thread or device may be stuck, and ends this process with ExitCode::suspect, which ends the job.
 class RankWatch {
  public:
-  // Collective. `patience`: of the run.
+  enum class StopRequest { is_heard_elsewhere, ends_process };  // a file in the run folder
+  // Collective. `patience`: of the run. With ends_process this process ends with
+  // ExitCode::requeue when the file comes: for stages that are not asked between two steps.
   RankWatch(const mpi::Comm& world, const fs::path& run_dir, const std::string& stage,
-            const Patience& patience);
+            const Patience& patience, StopRequest request = StopRequest::is_heard_elsewhere);
   ~RankWatch();
   RankWatch(const RankWatch&) = delete;
   RankWatch& operator=(const RankWatch&) = delete;
@@ -99,12 +101,12 @@ class RankWatch {
   };
   // Collective.
   std::unique_ptr<MachineLink> meet_other_machines(const mpi::Comm& world) const;
-  void watch(const std::stop_token& stop, const Patience& patience);
+  void watch(const std::stop_token& stop, const Patience& patience, StopRequest request);
   std::optional<Finding> look(RankObserver& observer) const;
   void act_on(const RankObserver& observer, const std::optional<Finding>& finding, Since& since);
   void act_on(const std::string& trouble, Since& since);
   Pulse own_pulse() const;
-  [[noreturn]] void end_process();
+  [[noreturn]] void end_process(ExitCode code = ExitCode::suspect);
 
   WatchedStage stage_;
   std::unique_ptr<Heartbeat> heartbeat_;

@@ -33,7 +33,7 @@ std::string prepare(const PrepareStage& work) {
     log::info("running " + join(work.command, " "));
     int code = 0;
     try {
-      code = run_process({work.command, {}});
+      code = run_process({work.command, {}}, [](int) {});  // it ends when we do
     } catch (const EnvironmentError& error) {
       throw ConfigError(error.what());  // nothing that another attempt could mend
     }
@@ -84,6 +84,13 @@ Patience patience_of(const RunConfig& run, const StageConfig& stage) {
   if (!std::holds_alternative<TrainingStage>(stage.work))
     patience.unknown_work = std::numeric_limits<double>::infinity();
   return patience;
+}
+
+// Training asks between two steps. What `demist run` has started it ends itself.
+RankWatch::StopRequest stop_request_of(const StageConfig& stage) {
+  const bool heard =
+      std::holds_alternative<TrainingStage>(stage.work) || std::getenv(kAttemptVariable) != nullptr;
+  return heard ? RankWatch::StopRequest::is_heard_elsewhere : RankWatch::StopRequest::ends_process;
 }
 
 // Leaves the identity of what it made, and what it measured, in `state`.
@@ -172,7 +179,8 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
       log::info("stage " + stage.name + " is done already");
       return ExitCode::done;
     }
-    const RankWatch watch(world, run.run_dir, stage.name, patience_of(run, stage));
+    const RankWatch watch(world, run.run_dir, stage.name, patience_of(run, stage),
+                          stop_request_of(stage));
     return run_opened(watch.world(), run, stage, progress, state);
   } catch (...) {
     const mpi::Outcome failure = mpi::attempt([] { throw; });

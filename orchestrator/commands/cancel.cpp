@@ -93,7 +93,7 @@ int cancel(const Arguments& arguments, const mpi::Comm&) {
   Options options(
       "demist cancel RUN [options]",
       "Asks a run to save and stop, waits for that, and takes its waiting jobs out of\n"
-      "the queue. `demist resume RUN` goes on. Training that was started by hand (mpirun\n"
+      "the queue. `demist resume RUN` goes on. A stage that was started by hand (mpirun\n"
       "demist train) hears it as well; the same command goes on. Ends with code 5 when\n"
       "the run did not stop in time, or has to be ended on another host.");
   options.positional("RUN")

@@ -37,8 +37,11 @@ void open_run(const RunConfig& run, const SupervisorOptions& options, const Laun
   const FileLock lock(run.run_dir / "lock", options.allocation ? kRankPatience : kLockPatience);
   check_stages(run, options.redo);
   write_record(run);
-  if (options.allocation) return;       // `demist submit` has said how
-  fs::remove(run.run_dir / kStopFile);  // who starts a run wants it to go on
+  // A batch script heeds a request that came while its job waited, and `demist submit` has said how
+  // it is started. Who starts a run by hand wants it to go on, in an allocation too.
+  if (options.allocation && options.allocation->in_batch_script()) return;
+  fs::remove(run.run_dir / kStopFile);
+  if (options.allocation) return;  // the shell of the allocation does not come back
   write_launch(run.run_dir, launch);
 }
 

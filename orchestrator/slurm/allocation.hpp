@@ -59,6 +59,8 @@ class Allocation {
   // Throws ConfigError outside of an allocation.
   Allocation(std::filesystem::path run_dir, const CrewRequest& request,
              const QueryPatience& patience = {});
+  // Whether a batch script of ours has started this process, and not somebody's shell.
+  bool in_batch_script() const { return !log_.empty(); }
   // For the attempt that begins now. Throws Error(requeue) when nodes are too few or a stop is
   // asked for, EnvironmentError when Slurm gives no answer.
   Crew next(const StopAsked& stop_asked);

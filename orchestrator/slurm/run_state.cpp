@@ -79,8 +79,6 @@ RunState judge_working(const RunFacts& f) {
   const RunEvents& e = f.events;
   const RunProgress& p = f.progress;
   const double begin = beginning(f);
-  if (is_by_hand(f) && !p.training && f.stop_file)
-    return {Activity::running, "started by hand, without steps: it hears no request to stop"};
   if (f.stop_file || e.asked > begin) return {Activity::saving, "then it stops"};
   const bool restarted = e.failed > begin && e.failed > p.last_line;
   const std::string after = restarted ? std::string("again, after: ") + e.cause : "";

@@ -10,6 +10,7 @@
 #include "orchestrator/config.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/queue.hpp"
+#include "orchestrator/stop_file.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 namespace demist {
@@ -127,6 +128,23 @@ TEST_F(ClusterCommands, ACopyOfAFolderLeavesTheOriginalsJobAlone) {
   EXPECT_EQ(slurm::read_jobs(other).size(), 3U);
   output({"cancel", run_.string(), "--now"});
   EXPECT_EQ(read_file(folder_.path() / "cancelled").substr(0, 2), "7\n");
+}
+
+TEST_F(ClusterCommands, ARequestOfBeforeDoesNotEndARunInTheAllocationOfAShell) {
+  fs::create_directories(run_);
+  ::setenv("SLURM_JOB_ID", "7", 1);
+  for (const bool in_batch_script : {true, false}) {
+    if (in_batch_script) ::setenv("DEMIST_JOB_LOG", (run_ / "log").c_str(), 1);
+    atomic_write(run_ / kStopFile, "");
+    // The stage before it is not done, so that nothing is started.
+    EXPECT_THROW(output({"run", recipe_, "--launcher", "srun", "--stage", "corpus", "--set",
+                         "run_dir=" + run_.string()}),
+                 Error);
+    testing::internal::GetCapturedStdout();
+    EXPECT_EQ(fs::exists(run_ / kStopFile), in_batch_script);
+    ::unsetenv("DEMIST_JOB_LOG");
+  }
+  ::unsetenv("SLURM_JOB_ID");
 }
 
 TEST_F(ClusterCommands, AJobIsNotKeptOffNodesThatItNeeds) {

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/heartbeat.hpp"
 #include "orchestrator/cli.hpp"
+#include "orchestrator/process.hpp"
+#include "orchestrator/stop_file.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 namespace demist {
@@ -64,6 +68,29 @@ TEST(Commands, DoctorMakesNoFolder) {
   EXPECT_EQ(code_of({"doctor", mistyped}, &message), ExitCode::usage);
   EXPECT_EQ(message.find(mistyped.string() + ": no such folder"), 0u) << message;
   EXPECT_FALSE(fs::exists(mistyped));
+}
+
+// Started by hand: nobody passes the request on.
+TEST(Commands, AStageWithoutStepsEndsWhenItIsAskedTo) {
+  const test::TemporaryFolder folder;
+  const fs::path run = folder.path() / "run", recipe = folder.path() / "slow.textproto",
+                 child = folder.path() / "child";
+  atomic_write(recipe,
+               "name: 'slow'\nstages { name: 'text' kind: PREPARE command: 'sh' command: '-c'"
+               " command: 'echo $$ > " +
+                   child.string() + "; exec sleep 1000' product: '{run}/made.txt' }\n");
+  const auto process = [&] {
+    int id = 0;
+    std::ifstream(child) >> id;
+    return id;
+  };
+  const int code = run_process(
+      {{DEMIST_BINARY, "train", recipe, "--stage", "text", "--set", "run_dir=" + run.string()}, {}},
+      [&](int) {
+        if (process() > 0) atomic_write(run / kStopFile, "");
+      });
+  EXPECT_EQ(code, static_cast<int>(ExitCode::requeue));
+  while (state_of(process()).letter != 'X' && state_of(process()).letter != 'Z') ::usleep(10000);
 }
 
 // Files of every kind, made by the commands themselves.

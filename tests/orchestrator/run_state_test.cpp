@@ -202,7 +202,7 @@ TEST(RunState, ItsLockTellsOfATrainByHand) {
   facts.stop_file = true;
   EXPECT_EQ(activity(facts), Activity::saving);
   facts.progress.training = false;
-  EXPECT_EQ(activity(facts), Activity::running) << "nobody hears the request";
+  EXPECT_EQ(activity(facts), Activity::saving) << "stages without steps hear it as well";
 }
 
 TEST(RunState, ATrainByHandEndsWithItsLock) {
