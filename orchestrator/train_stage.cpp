@@ -26,21 +26,6 @@
 namespace demist {
 namespace {
 
-// The newest good checkpoint below `root`, chosen by rank 0 so that all ranks read the same one.
-std::optional<checkpoint::Checkpoint> open_on_all(const mpi::Comm& world, const fs::path& root) {
-  std::string directory;
-  mpi::together(world, "find checkpoint", [&] {
-    if (world.rank() != 0) return;
-    if (const auto latest = checkpoint::open_latest(root)) directory = latest->directory().string();
-  });
-  directory = world.broadcast(directory, 0);
-  std::optional<checkpoint::Checkpoint> opened;
-  mpi::together_alike(world, "open checkpoint", [&] {
-    if (!directory.empty()) opened.emplace(directory);
-  });
-  return opened;
-}
-
 // What the stage has read before is there, if not now: another attempt may find it again.
 StageData open_data(const RunConfig& run, const StageConfig& stage, bool read_before) {
   try {
@@ -79,7 +64,7 @@ PlannedAttention attention_of_stage(const mpi::Comm& world, const RunConfig& run
 // Parameters, and what the devices compute with.
 void load_state(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                 const PlannedAttention& attention, bool has_saved, Trainer& trainer) {
-  const auto own = open_on_all(world, stage.checkpoints());
+  const auto own = checkpoint::open_latest(stage.checkpoints(), world);
   if (!own && has_saved) refuse_to_begin_anew(world, stage);
   if (own) {
     trainer.resume(*own);

@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <fstream>
+
 #include "core/file.hpp"
+#include "core/h5.hpp"
 #include "tests/support/checkpoint_state.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/shared_folder.hpp"
@@ -77,6 +80,50 @@ TEST(CheckpointRanks, RanksWithoutPiecesWriteNoFile) {
   ASSERT_EQ(checkpoint.files().size(), 1u);
   EXPECT_EQ(checkpoint.files()[0].name, "w000" + std::to_string(world().size() - 1) + ".h5");
   EXPECT_EQ(difference(checkpoint, state, Split::flat, 0, 1), "");
+}
+
+void flip_byte(const fs::path& file, std::uint64_t at) {
+  std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekg(static_cast<std::streamoff>(at));
+  const char byte = static_cast<char>(stream.get() ^ 1);
+  stream.seekp(static_cast<std::streamoff>(at));
+  stream.put(byte);
+}
+
+// Each rank reads a share: damage anywhere must be found by one of them, and heeded by all.
+TEST(CheckpointRanks, TheLatestIsVerifiedByAllTogether) {
+  const SharedFolder folder;
+  State state = large_state();
+  for (const std::int64_t step : {1, 2}) save_split(state, folder.path(), Split::flat, step);
+  const auto latest = [&] { return open_latest(folder.path(), world())->meta().step; };
+  const auto on_first = [&](const auto& body) {
+    world().barrier();
+    if (world().rank() == 0) body();
+    world().barrier();
+  };
+  EXPECT_EQ(latest(), 2);
+  const Checkpoint newest = open_step(folder.path(), 2);
+  for (const StoredFile& stored : newest.files()) {
+    const fs::path file = newest.directory() / stored.name;
+    const h5::File tables = h5::File::open(file);
+    for (const char* name : {"large/parameter", "large/adam_v", "bias/adam_v"}) {
+      if (!tables.exists(std::string("t/") + name)) continue;
+      const h5::Extent extent = tables.extent(std::string("/t/") + name);
+      for (const std::uint64_t at : {extent.offset, extent.offset + extent.bytes - 1}) {
+        on_first([&] { flip_byte(file, at); });
+        EXPECT_EQ(latest(), 1) << stored.name << " " << name << " at " << at;
+        on_first([&] { flip_byte(file, at); });
+        EXPECT_EQ(latest(), 2);
+      }
+    }
+  }
+  on_first([&] {
+    for (const char* step : {"step-00000001", "step-00000002"})
+      fs::remove(folder.path() / step / "MANIFEST.json");
+  });
+  const mpi::Outcome none = mpi::attempt([&] { open_latest(folder.path(), world()); });
+  EXPECT_EQ(none.code, ExitCode::checkpoint) << none.message;
+  EXPECT_EQ(none.agreed, world().size() > 1);
 }
 
 // A good step 1, then a save of step 2 that must fail on every rank in the same words.

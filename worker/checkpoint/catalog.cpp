@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cstdio>
 #include <optional>
+#include <sstream>
 #include <tuple>
 
 #include "core/file.hpp"
@@ -89,13 +90,16 @@ void remove_leftovers(const fs::path& root) {
 
 namespace {
 
-Checkpoint open_whole(const Entry& entry) {
-  Checkpoint checkpoint(entry.path);
-  checkpoint.verify();
-  if (checkpoint.meta().step != entry.step)
-    throw CheckpointError(entry.path.string() + ": holds step " +
-                          std::to_string(checkpoint.meta().step) + "; give it its name back");
-  return checkpoint;
+Checkpoint open_whole(const Entry& entry, const mpi::Comm& comm = {}) {
+  std::optional<Checkpoint> opened;
+  mpi::together_alike(comm, "open checkpoint", [&] {
+    opened.emplace(entry.path);
+    if (opened->meta().step != entry.step)
+      throw CheckpointError(entry.path.string() + ": holds step " +
+                            std::to_string(opened->meta().step) + "; give it its name back");
+  });
+  mpi::together(comm, "verify checkpoint", [&] { opened->verify(comm.rank(), comm.size()); });
+  return std::move(*opened);
 }
 
 std::vector<Entry> visible_entries(const fs::path& root) {
@@ -109,20 +113,32 @@ std::vector<Entry> visible_entries(const fs::path& root) {
 
 }  // namespace
 
-std::optional<Checkpoint> open_latest(const fs::path& root) {
-  const auto entries = visible_entries(root);
-  for (const Entry& entry : entries) {
+std::optional<Checkpoint> open_latest(const fs::path& root, const mpi::Comm& comm) {
+  std::string list;  // "step name" lines
+  mpi::together(comm, "find checkpoint", [&] {
+    if (comm.rank() != 0) return;
+    for (const Entry& entry : visible_entries(root))
+      list += std::to_string(entry.step) + " " + entry.path.filename().string() + "\n";
+  });
+  std::istringstream lines(comm.broadcast(list, 0));
+  int bad = 0;
+  std::string name;
+  for (Entry entry; lines >> entry.step >> name; ++bad) {
+    entry.path = root / name;
     try {
-      return open_whole(entry);
-    } catch (const CheckpointError& error) {
+      return open_whole(entry, comm);
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::checkpoint) throw;
       log::warning("passing over a bad checkpoint: " + std::string(error.what()));
     }
   }
-  if (entries.empty()) return {};
-  throw CheckpointError(root.string() + ": none of its checkpoints (" +
-                        std::to_string(entries.size()) +
-                        ") is usable; restore one, or delete the folder of the stage, " +
-                        root.parent_path().string() + ", to begin anew");
+  if (bad == 0) return {};
+  mpi::together(comm, "find checkpoint", [&] {
+    throw CheckpointError(root.string() + ": none of its checkpoints (" + std::to_string(bad) +
+                          ") is usable; restore one, or delete the folder of the stage, " +
+                          root.parent_path().string() + ", to begin anew");
+  });
+  return {};
 }
 
 Checkpoint open_step(const fs::path& root, std::int64_t step) {

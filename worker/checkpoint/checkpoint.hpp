@@ -101,7 +101,9 @@ class Checkpoint {
   // are verified against their checksum on first use. Throws CheckpointError naming file and
   // tensor.
   void read(MutablePiece piece) const;
-  void verify() const;  // every checksum, and that the parts tile every tensor
+  // Every checksum, of a share of the chunks (one of `shares`), and that the parts tile every
+  // tensor.
+  void verify(int share = 0, int shares = 1) const;
   // That HDF5 finds in the files what read() takes from them without it: other programs need that,
   // training does not. Throws CheckpointError.
   void verify_tables() const;
@@ -114,9 +116,10 @@ class Checkpoint {
   std::unique_ptr<Impl> impl_;
 };
 
-// For going on: the newest checkpoint under `root` that opens and verifies; bad ones are named in a
-// warning and passed over. Empty when the folder holds none; throws when all of them are bad.
-std::optional<Checkpoint> open_latest(const fs::path& root);
+// Collective. For going on: the newest checkpoint under `root` that opens on every rank and
+// verifies, of which each rank reads a share; bad ones are named in a warning and passed over.
+// Empty when the folder holds none; throws when all of them are bad, or some rank cannot read one.
+std::optional<Checkpoint> open_latest(const fs::path& root, const mpi::Comm& comm = {});
 // For results: the checkpoint of this step, verified, or a CheckpointError.
 Checkpoint open_step(const fs::path& root, std::int64_t step);
 // A path to a checkpoint directory, or to a folder of checkpoints: then the newest, verified.

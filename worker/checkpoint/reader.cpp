@@ -206,10 +206,22 @@ std::optional<std::size_t> Checkpoint::find(const std::string& name) const {
   return found->second;
 }
 
-void Checkpoint::verify() const {
+void Checkpoint::verify(int share, int shares) const {
   check_complete(impl_->manifest, (impl_->directory / kManifestName).string());
-  for (std::size_t b = 0; b < impl_->manifest.blocks.size(); ++b)
-    impl_->verify_chunks(b, 0, impl_->manifest.blocks[b].checksums.size());
+  const auto& blocks = impl_->manifest.blocks;
+  std::size_t chunks = 0;
+  for (const Block& block : blocks) chunks += block.checksums.size();
+  const auto border = [&](int s) {
+    return chunks * static_cast<std::size_t>(s) / static_cast<std::size_t>(shares);
+  };
+  const std::size_t begin = border(share), end = border(share + 1);
+  std::size_t first = 0;  // of the block
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    const std::size_t last = first + blocks[b].checksums.size();
+    impl_->verify_chunks(b, std::clamp(begin, first, last) - first,
+                         std::clamp(end, first, last) - first);
+    first = last;
+  }
 }
 
 void Checkpoint::verify_tables() const {

@@ -19,16 +19,16 @@ void forget_after(const fs::path& root, std::int64_t step) {
 Checkpoint roll_back(const mpi::Comm& comm, const fs::path& root, std::int64_t step) {
   const fs::path directory = root / directory_name(step);
   std::optional<Checkpoint> opened;
-  mpi::together(comm, "open checkpoint", [&] {
+  mpi::together_alike(comm, "open checkpoint", [&] {
     as_checkpoint_error([&] {
       if (!fs::exists(directory))
         throw CheckpointError(directory.string() +
                               " is not there, and training must go back to it; raise "
                               "checkpoint.keep_last");
       opened.emplace(directory);
-      opened->verify();
     });
   });
+  mpi::together(comm, "verify checkpoint", [&] { opened->verify(comm.rank(), comm.size()); });
   mpi::together(comm, "forget newer checkpoints", [&] {
     as_checkpoint_error([&] {
       if (comm.rank() == 0) forget_after(root, step);
