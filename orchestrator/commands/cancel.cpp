@@ -72,10 +72,11 @@ bool stop_at_once(const fs::path& run, const Inspection& found) {
 
 // Until nobody works on the run any more; false when that takes too long.
 bool wait_for_end(const fs::path& run, double patience_seconds) {
+  slurm::Inspector inspector(run);
   const double until = steady_seconds() + patience_seconds;
   std::string last;
   while (steady_seconds() < until) {
-    const Inspection found = slurm::inspect_run(run);
+    const Inspection found = inspector.look();
     const slurm::RunState state = slurm::judge(found.facts);
     const std::string text = slurm::describe(state, found.facts);
     if (text != last) std::printf("%s\n", text.c_str());

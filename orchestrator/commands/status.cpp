@@ -120,9 +120,10 @@ void show(const std::vector<fs::path>& runs, bool as_json) {
 int watch(const fs::path& run) {
   const bool terminal = ::isatty(STDOUT_FILENO) != 0;
   GoodputReader goodput(run);
+  slurm::Inspector inspector(run);
   std::string last;
   while (true) {
-    const Inspection found = slurm::inspect_run(run);
+    const Inspection found = inspector.look();
     const std::string text = to_text(run, found, goodput.read());
     if (terminal)
       std::printf("\x1b[H\x1b[2J%s", text.c_str());

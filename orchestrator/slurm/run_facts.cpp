@@ -116,12 +116,13 @@ bool may_concern_a_run(std::string_view line) {
          event.starts_with("attempt_ended") || event.starts_with("stop_asked");
 }
 
-std::string events_of_runs(const fs::path& file) {
-  std::string lines;
-  std::ifstream in(file, std::ios::binary);
-  for (std::string line; std::getline(in, line);)
-    if (may_concern_a_run(line)) lines += line + "\n";
-  return lines;
+void add_events_of_runs(std::string_view text, std::string& lines) {
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = text.substr(0, end);
+    if (may_concern_a_run(line)) lines.append(line).append("\n");
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
 }
 
 // Of late: what was measured before a restart belongs to another crew.
@@ -234,11 +235,22 @@ std::optional<Job> current_job(const std::vector<Job>& jobs, const QueueAnswer& 
   return std::nullopt;
 }
 
-Inspection inspect_run(const fs::path& run_dir) {
+Inspector::Inspector(fs::path run_dir)
+    : run_dir_(std::move(run_dir)), file_(run_dir_ / kEventFile) {}
+
+std::string Inspector::events_of_runs() {
+  if (file_.begins_anew()) lines_.clear();
+  file_.read([&](std::string_view text) { add_events_of_runs(text, lines_); });
+  std::string lines = lines_;
+  add_events_of_runs(file_.unfinished(), lines);
+  return lines;
+}
+
+Inspection Inspector::look() {
   Inspection found;
-  found.run = load_recipe(run_dir / "recipe.textproto",
-                          {"run_dir=" + fs::absolute(run_dir).lexically_normal().string()});
-  found.jobs = read_jobs(run_dir);
+  found.run = load_recipe(run_dir_ / "recipe.textproto",
+                          {"run_dir=" + fs::absolute(run_dir_).lexically_normal().string()});
+  found.jobs = read_jobs(run_dir_);
   RunFacts& facts = found.facts;
   // Slurm first: what the folder says afterwards is newer, and wins.
   if (!found.jobs.empty()) found.queue = ask_queue(found.jobs);
@@ -250,14 +262,14 @@ Inspection inspect_run(const fs::path& run_dir) {
   if (facts.job && !(facts.row && facts.row->is_live())) facts.account = ask_accounting(*facts.job);
   facts.host = host_name();
   // Before what is told of ends: who has let go of it has told.
-  facts.lock = lock_holder(run_dir / "lock");
-  facts.events = events_in(events_of_runs(run_dir / kEventFile));
+  facts.lock = lock_holder(run_dir_ / "lock");
+  facts.events = events_in(events_of_runs());
   if (!facts.events.open && facts.events.cause.empty()) {
-    facts.events.cause = first_failure(run_dir, facts.events.started).words;
+    facts.events.cause = first_failure(run_dir_, facts.events.started).words;
     if (!facts.events.cause.empty()) facts.events.failed = facts.events.ended;
   }
   facts.progress = progress_of(found.run);
-  facts.stop_file = fs::exists(run_dir / kStopFile);
+  facts.stop_file = fs::exists(run_dir_ / kStopFile);
   facts.process_lives = lives(facts.events);
   facts.now = unix_seconds();
   return found;

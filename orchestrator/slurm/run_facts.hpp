@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "orchestrator/config.hpp"
+#include "orchestrator/growing_file.hpp"
 #include "orchestrator/slurm/run_state.hpp"
 
 namespace demist::slurm {
@@ -27,8 +28,22 @@ struct Inspection {
   std::vector<Job> jobs;
   QueueAnswer queue;
 };
-// `run_dir` is a run folder. Asks Slurm only about jobs of this run.
-Inspection inspect_run(const std::filesystem::path& run_dir);
+// Looks at a run again and again; each event is read once.
+class Inspector {
+ public:
+  explicit Inspector(std::filesystem::path run_dir);  // a run folder
+  Inspection look();                                  // asks Slurm only about jobs of this run
+
+ private:
+  std::string events_of_runs();
+
+  std::filesystem::path run_dir_;
+  GrowingFile file_;
+  std::string lines_;  // of it, those that matter
+};
+inline Inspection inspect_run(const std::filesystem::path& run_dir) {
+  return Inspector(run_dir).look();
+}
 
 // Whether that process of this host runs our program, and not another one that got its number.
 bool is_demist(int process);

@@ -2,14 +2,17 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/cli.hpp"
 #include "orchestrator/config.hpp"
+#include "orchestrator/events.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/queue.hpp"
+#include "orchestrator/slurm/run_facts.hpp"
 #include "orchestrator/stop_file.hpp"
 #include "tests/support/temporary_folder.hpp"
 
@@ -169,6 +172,25 @@ TEST_F(ClusterCommands, AJobIsNotKeptOffNodesThatItNeeds) {
   const std::string script = read_file(run_ / "submit.sh");
   EXPECT_EQ(script.find("--exclude"), std::string::npos);
   EXPECT_NE(read_file(run_ / "events.jsonl").find("node_tried_again"), std::string::npos);
+}
+
+TEST_F(ClusterCommands, AnInspectorHearsWhatIsNew) {
+  fs::create_directories(run_);
+  write_record(load_recipe(recipe_, {"run_dir=" + run_.string()}));
+  slurm::Inspector inspector(run_);
+  const auto events = [&] { return inspector.look().facts.events; };
+  EXPECT_EQ(events().started, 0);
+  const nlohmann::ordered_json who{{"host", "elsewhere"}, {"process", 42}};
+  append_event(run_, "run_start", who);
+  EXPECT_TRUE(events().open);
+  EXPECT_TRUE(events().open);
+  nlohmann::ordered_json end = who;
+  end["code"] = 3;
+  append_event(run_, "run_end", end);
+  EXPECT_FALSE(events().open);
+  EXPECT_EQ(events().code, 3);
+  fs::remove(run_ / kEventFile);
+  EXPECT_EQ(events().started, 0);
 }
 
 TEST_F(ClusterCommands, LogsOfNothingAreNotWaitedFor) {
