@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "tests/emulation/counters.hpp"
@@ -97,14 +98,19 @@ std::string name_of(const Thread& thread) {
 // NaN as float and as bf16, -1 as an integer.
 void poison(void* data, std::size_t bytes) { std::memset(data, 0xff, bytes); }
 
+void finish_copies() {
+  if (machine.current->open_group.empty() && machine.current->groups.empty()) return;
+  copy_commit();
+  copy_wait(0);
+}
+
 void run_thread() {
   Fiber::entered();
   acquire(&machine.start_token);
   machine.current->inside = true;
   try {
     (*machine.kernel)();
-    copy_commit();
-    copy_wait(0);
+    finish_copies();
   } catch (const Stop&) {
   }
   machine.current->inside = false;
@@ -181,10 +187,8 @@ void reset_block() {
   }
   machine.at_barrier = machine.exited = machine.next_ready = 0;
   machine.ready.clear();
-  for (SharedBlock& block : machine.shared) {
-    block.used = false;
-    poison(block.data, block.bytes);
-  }
+  for (SharedBlock& block : machine.shared)  // those of other kernels are poison still
+    if (std::exchange(block.used, false)) poison(block.data, block.bytes);
   if (machine.dynamic_bytes != 0) poison(machine.dynamic, machine.dynamic_bytes);
   for (unsigned i = 0; i < machine.size; ++i) {
     prepare(*machine.threads[i], i);

@@ -20,7 +20,10 @@ asm(".text\n.globl demist_emulation_switch\n.type demist_emulation_switch,@funct
 namespace demist::emu {
 namespace {
 
-constexpr std::size_t kStackBytes = 256 * 1024, kPage = 4096;
+constexpr std::size_t kStackBytes = 256 * 1024, kPage = 4096, kCacheLine = 64;
+// Stacks that all began at one place of their pages would share a few lines of the cache.
+constexpr std::size_t kPlaces = kPage / kCacheLine;
+std::size_t fibers_made = 0;
 
 // The stack that resumes fibers.
 struct MainStack {
@@ -39,6 +42,7 @@ Fiber::Fiber() {
   if (base == MAP_FAILED) throw std::bad_alloc();
   mprotect(base, kPage, PROT_NONE);  // a stack overflow faults
   stack_ = static_cast<char*>(base) + kPage;
+  top_ = stack_ + kStackBytes - fibers_made++ % kPlaces * kCacheLine;
   if (__tsan_create_fiber != nullptr) tsan_ = __tsan_create_fiber(0);
 }
 
@@ -49,7 +53,7 @@ Fiber::~Fiber() {
 
 void Fiber::restart(void (*body)()) {
   if (__asan_unpoison_memory_region != nullptr) __asan_unpoison_memory_region(stack_, kStackBytes);
-  void** top = reinterpret_cast<void**>(stack_ + kStackBytes);
+  void** top = reinterpret_cast<void**>(top_);
   *--top = nullptr;  // keeps the stack aligned at the call of `body`
   *--top = reinterpret_cast<void*>(body);
   for (int i = 0; i < 6; ++i) *--top = nullptr;

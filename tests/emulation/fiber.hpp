@@ -27,6 +27,7 @@ class Fiber {
   void to_main(void** fake_stack);
 
   char* stack_ = nullptr;
+  char* top_ = nullptr;  // where the first frame begins
   void* stack_pointer_ = nullptr;
   void* fake_stack_ = nullptr;  // AddressSanitizer's
   void* tsan_ = nullptr;

@@ -5,6 +5,7 @@
 
 #include "tests/emulation/device_buffer.hpp"
 #include "tests/emulation/emulator.hpp"
+#include "tests/emulation/sanitizers.hpp"
 #include "tests/emulation/streams.hpp"
 
 namespace demist::cuda::test {
@@ -111,6 +112,20 @@ TEST_F(RuntimeDefects, HandlesMustLive) {
   EXPECT_EQ(cudaEventRecord(event, streams_[0]), cudaErrorInvalidResourceHandle);
   EXPECT_EQ(cudaStreamWaitEvent(streams_[0], event, 0), cudaErrorInvalidResourceHandle);
   EXPECT_EQ(cudaSetDevice(99), cudaErrorInvalidDevice);
+}
+
+TEST_F(RuntimeDefects, TheHostMayNotFollowADevicePointer) {
+  if (emu::asan_is_on()) GTEST_SKIP() << "blocks lie on the heap there, with not a byte to spare";
+  const DeviceBuffer<int> written(std::vector<int>(kCount, 8));
+  const auto fresh = DeviceBuffer<int>::unwritten(kCount);
+  int* freed = nullptr;
+  ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&freed), kBytes), cudaSuccess);
+  ASSERT_EQ(cudaFree(freed), cudaSuccess);
+  EXPECT_EQ(written.host()[0], 8);
+  for (volatile int* p : {written.data(), fresh.data(), freed}) {
+    EXPECT_DEATH(static_cast<void>(*p), "");
+    EXPECT_DEATH(*p = 1, "");
+  }
 }
 
 TEST_F(RuntimeDefects, FreesAreChecked) {
