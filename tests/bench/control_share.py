@@ -4,7 +4,6 @@
 
 usage: control_share.py DEMIST CONFIGS [RUNS]   docs/benchmarks.md, "Control"
 """
-import json
 import pathlib
 import statistics
 import sys
@@ -28,9 +27,9 @@ def measure(binary, configs, settings):
         bench = exactness.Bench(binary, configs, "BF16", root)
         bench.settings += ["checkpoint.every_steps=0", *settings]
         bench.fresh("run")
-        bench.finish(bench.start("run", "pretrain", RANKS, 1))
-        lines = map(json.loads, (pathlib.Path(root) / "run" / "metrics.jsonl").read_text().splitlines())
-        steps = [line for line in lines if line["event"] == "step"]
+        run = bench.start("run", "pretrain", RANKS, 1)
+        run.finish()
+        steps = run.metrics("step")
     # A line has the control of the step before.
     return [(step["seconds"], after["control_seconds"]) for step, after in zip(steps[WARM_UP:], steps[WARM_UP + 1:])]
 

@@ -13,15 +13,13 @@ import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 from exactness import Bench
-from run import children, expect, limit_files, send
+from run import expect, limit_files
 
 STAGE, SAVE_EVERY = "pretrain", 5
 
@@ -34,38 +32,7 @@ class Fire(Bench):
                           "checkpoint.keep_last=4"]
 
     def begin(self, name):
-        process = self.start(name, STAGE, self.ranks, 1)
-        process.lines = []
-
-        def read():
-            for line in process.stdout:
-                process.lines.append(line)
-
-        process.reader = threading.Thread(target=read, daemon=True)
-        process.reader.start()
-        return process
-
-    def end(self, process, code=0):
-        process.wait()
-        process.reader.join()
-        expect(process.returncode == code,
-               f"ended with {process.returncode}, not {code}:\n{''.join(process.lines)}")
-        return "".join(process.lines)
-
-    def metrics(self, name):
-        path = self.root / name / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
-    def wait_for_step(self, process, name, step):
-        wait(process, lambda: any(m["event"] == "step" and m["step"] >= step for m in self.metrics(name)))
-
-    def wait_for_checkpoint(self, process, name):
-        wait(process, lambda: "checkpoint" in self.events(name))
-
-    def events(self, name):
-        path = self.root / name / "events.jsonl"
-        return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
+        return self.start(name, STAGE, self.ranks, 1)
 
     def take_away(self, name):
         """The folder of checkpoints is another file system's, which fails: nothing opens any more."""
@@ -85,38 +52,31 @@ class Fire(Bench):
 
     def verify(self, name):
         command = [self.binary, "checkpoint", "verify", str(self.root / name / STAGE)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True)
-
-
-def wait(process, condition):
-    while not condition():
-        expect(process.poll() is None, "the run ended early:\n" + "".join(process.lines))
-        time.sleep(0.002)
+        return subprocess.run(command, capture_output=True, text=True)
 
 
 def away_for_a_while(fire):
     name = "away for a while"
-    process = fire.begin(name)
-    fire.wait_for_checkpoint(process, name)
+    run = fire.begin(name)
+    run.wait_for(lambda: run.events("checkpoint"), 0.002)
     fire.take_away(name)
-    wait(process, lambda: "checkpoint_failed" in fire.events(name))
+    run.wait_for(lambda: run.events("checkpoint_failed"), 0.002)
     fire.bring_back(name)
-    output = fire.end(process)
+    output = run.finish()
     expect("could not be saved" in output and "newest checkpoint is of step" in output, output)
-    saves = [event for event in fire.events(name) if event.startswith("checkpoint")]
-    expect(saves[-1] == "checkpoint", "the last save is no event")
+    expect(run.events("checkpoint", "checkpoint_failed")[-1]["event"] == "checkpoint", "the last save is no event")
 
 
 def away_to_the_end(fire):
     name = "away to the end"
-    process = fire.begin(name)
-    fire.wait_for_checkpoint(process, name)
+    run = fire.begin(name)
+    run.wait_for(lambda: run.events("checkpoint"), 0.002)
     fire.take_away(name)
-    output = fire.end(process, 5)
+    output = run.finish(5)
     expect("the final state could not be saved" in output and "the newest checkpoint is of step" in output, output)
     fire.bring_back(name)
     expect(fire.verify(name).returncode == 0, "an older checkpoint suffered")
-    fire.end(fire.begin(name))
+    fire.begin(name).finish()
 
 
 def full_disk(fire):
@@ -130,13 +90,13 @@ def full_disk(fire):
     print(f"{name:34} of type {type(disk).__name__}", flush=True)
     try:
         shutil.copytree(fire.root / "base", folder, dirs_exist_ok=True)
-        process = fire.begin(name)
-        fire.wait_for_checkpoint(process, name)
-        disk.fill(process)
-        wait(process, lambda: any("could not be saved" in line for line in process.lines))
-        disk.free(process)
-        fire.end(process)
-        steps = [m["step"] for m in fire.metrics(name) if m["event"] == "step"]
+        run = fire.begin(name)
+        run.wait_for(lambda: run.events("checkpoint"), 0.002)
+        disk.fill(run)
+        run.wait_for(lambda: "could not be saved" in run.output())
+        disk.free(run)
+        run.finish()
+        steps = [line["step"] for line in run.metrics("step")]
         expect(steps == list(range(1, 101)), f"metrics lost steps: {steps}")
         shutil.copytree(folder, fire.root / "kept")
     finally:
@@ -167,11 +127,11 @@ class SmallDisk:
 class FilesThatMayNotGrow:
     """What a full disk does to a rank, without one."""
 
-    def fill(self, process):
-        limit_files(children(process.pid), 0)
+    def fill(self, run):
+        limit_files(run.ranks().values(), 0)
 
-    def free(self, process):
-        limit_files(children(process.pid), resource.RLIM_INFINITY)
+    def free(self, run):
+        limit_files(run.ranks().values(), resource.RLIM_INFINITY)
 
     def remove(self):
         pass
@@ -182,16 +142,14 @@ def killed_while_saving(fire):
     name = "killed while saving"
     kept, fire.settings = fire.settings, [*fire.settings, "checkpoint.every_steps=1"]
     for attempt in range(6):
-        process = fire.begin(name)
-        fire.wait_for_step(process, name, 1 + 14 * attempt)
+        run, goal = fire.begin(name), 1 + 14 * attempt
+        run.wait_for(lambda: any(line["step"] >= goal for line in run.metrics("step")), 0.002)
         time.sleep(random.random() * 0.03)
-        expect(process.poll() is None, "the run ended before it was killed:\n" + "".join(process.lines))
-        for pid in children(process.pid) + [process.pid]:
-            send(pid, signal.SIGKILL)
-        process.wait()
+        run.expect(run.process.poll() is None, "it ended before it was killed")
+        run.kill()
         found = fire.verify(name)
         expect(found.returncode in (0, 2), "a kill left a bad checkpoint:\n" + found.stdout + found.stderr)
-    fire.end(fire.begin(name))
+    fire.begin(name).finish()
     fire.settings = kept
     left = [path.name for path in fire.checkpoints(name, STAGE).iterdir() if path.name.endswith(".tmp")]
     expect(not left, f"leftovers: {left}")
@@ -199,7 +157,7 @@ def killed_while_saving(fire):
 
 def damaged(fire):
     name = "damaged checkpoints"
-    fire.end(fire.begin(name))
+    fire.begin(name).finish()
     newest = sorted(fire.checkpoints(name, STAGE).glob("step-*"))[-3:]
     manifest = json.loads((newest[2] / "MANIFEST.json").read_text())
     block = random.choice(manifest["blocks"])
@@ -214,7 +172,7 @@ def damaged(fire):
     found = fire.verify(name)
     expect(found.returncode == 4 and "3 of 4" in found.stderr, found.stdout + found.stderr)
     (fire.root / name / STAGE / "done.json").unlink()
-    output = fire.end(fire.begin(name))
+    output = fire.begin(name).finish()
     expect(output.count("passing over a bad checkpoint") == 3, output)
 
 
@@ -236,7 +194,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="demist-checkpoints-") as root:
         fire = Fire(binary, configs, root, ranks)
         fire.fresh("undisturbed")
-        fire.end(fire.begin("undisturbed"))
+        fire.begin("undisturbed").finish()
         expected = fire.hash("undisturbed", STAGE)
         for scene in (away_for_a_while, away_to_the_end, full_disk, killed_while_saving, damaged):
             name = {damaged: "damaged checkpoints"}.get(scene, scene.__name__.replace("_", " "))

@@ -8,45 +8,29 @@ The hash covers all parameters and moments. With reduction: EXACT it must be the
 LM (pretrain) and the diffusion stage (adapt) on 1, 2, 3 and 4 ranks, with 1 and 2 threads, and for
 runs whose ranks were all killed with SIGKILL and that went on with another number of ranks.
 """
-import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 
-from run import children
+from run import Run, StageRun
 
 STAGES = ("pretrain", "adapt")
 KILL_AFTER = "step-00000025"  # of 50; the tiny recipe saves every 25
 
 
 class Bench:
+    """Runs of single stages, in copies of a folder whose tokenizer and corpora are made."""
+
     def __init__(self, binary, configs, precision, root):
-        self.binary, self.root = binary, pathlib.Path(root)
-        self.recipe = str(pathlib.Path(configs) / "tiny.textproto")
+        self.binary, self.configs, self.root = binary, configs, pathlib.Path(root)
         self.settings = [f"precision={precision}", "model.hidden_dropout=0.1", "model.attention_dropout=0.1"]
-        self.environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-                                OMP_WAIT_POLICY="passive")
         for stage in ("tokenizer", "corpus"):
-            self.finish(self.start("base", stage, 1, 1))
+            self.start("base", stage, 1, 1).finish()
 
     def start(self, name, stage, ranks, threads, options=()):
-        settings = [*self.settings, f"run_dir={self.root / name}", f"parallel.threads={threads}"]
-        command = [self.binary, "train", self.recipe, "--stage", stage, "--progress", "none",
-                   *options]
-        if ranks > 1:
-            command = ["mpirun", "--quiet", "-n", str(ranks), "--oversubscribe", "--bind-to", "none", *command]
-        for setting in settings:
-            command += ["--set", setting]
-        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True)
-
-    def finish(self, process):
-        output, _ = process.communicate()
-        if process.returncode != 0:
-            sys.exit(f"{' '.join(process.args)}\nended with {process.returncode}:\n{output}")
+        return StageRun(self.binary, self.configs, self.root / name, stage, ranks, *self.settings,
+                        f"parallel.threads={threads}", options=options).start()
 
     def fresh(self, name):
         shutil.copytree(self.root / "base", self.root / name)
@@ -55,34 +39,25 @@ class Bench:
         return self.root / name / stage / "checkpoints"
 
     def hash(self, name, stage):
-        command = [self.binary, "inspect", str(self.checkpoints(name, stage)), "--hash"]
-        return subprocess.run(command, env=self.environment, check=True, capture_output=True,
-                              text=True).stdout.strip()
+        return Run(self.binary, self.configs, self.root / name).hash(stage)
 
     def kill_in_the_middle(self, name, stage, ranks, threads):
         """Ends every rank with SIGKILL between the first checkpoint and the last step."""
-        process = self.start(name, stage, ranks, threads)
-        while not (self.checkpoints(name, stage) / KILL_AFTER).exists():
-            if process.poll() is not None:
-                self.finish(process)
-                sys.exit(f"{name}: stage {stage} ended without {KILL_AFTER}")
-            time.sleep(0.005)
-        for pid in children(process.pid) + [process.pid]:
-            os.kill(pid, 9)
-        process.communicate()
-        if (self.root / name / stage / "done.json").exists():
-            sys.exit(f"{name}: stage {stage} was done before it could be killed")
+        run = self.start(name, stage, ranks, threads)
+        run.wait_for((run.checkpoints(stage) / KILL_AFTER).exists, 0.005)
+        run.kill()
+        run.expect(not (run.folder / stage / "done.json").exists(), f"{stage} was done before it could be killed")
 
     def train(self, name, ranks, threads):
         self.fresh(name)
         for stage in STAGES:
-            self.finish(self.start(name, stage, ranks, threads))
+            self.start(name, stage, ranks, threads).finish()
 
     def train_with_crashes(self, name, before, after):
         self.fresh(name)
         for stage in STAGES:
             self.kill_in_the_middle(name, stage, *before)
-            self.finish(self.start(name, stage, *after))
+            self.start(name, stage, *after).finish()
 
 
 def main():

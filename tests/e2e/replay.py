@@ -25,9 +25,8 @@ class Replays(Bench):
         extra = [f"--replay-step={step}"]
         for option in options:
             extra += ["--set", option]
-        process = self.start(name, stage, ranks, 1, extra)
-        output, _ = process.communicate()
-        return process.returncode, output
+        run = self.start(name, stage, ranks, 1, extra)
+        return run.process.wait(), run.output()
 
     def expect(self, name, step, code, *words, ranks=1, options=(), stage="pretrain"):
         found, output = self.replay(name, step, ranks, *options, stage=stage)
@@ -45,7 +44,7 @@ class Replays(Bench):
     def train_stage(self, name, ranks, *options, stage="pretrain"):
         self.fresh(name)
         kept, self.settings = self.settings, [*self.settings, *options]
-        self.finish(self.start(name, stage, ranks, 1))
+        self.start(name, stage, ranks, 1).finish()
         self.settings = kept
 
 
@@ -123,9 +122,9 @@ def rollback(bench):
              "checkpoint.every_steps=5", "checkpoint.keep_last=0"]
     kept, bench.settings = bench.settings, [*bench.settings, *guard]
     bench.fresh("rollback")
-    bench.finish(bench.start("rollback", "pretrain", 2, 1))
-    events = [json.loads(line) for line in (bench.root / "rollback" / "events.jsonl").read_text().splitlines()]
-    back = next(event for event in events if event["event"] == "rollback")
+    run = bench.start("rollback", "pretrain", 2, 1)
+    run.finish()
+    back = run.events("rollback")[0]
     bench.expect("rollback", back["step"], EQUAL, f"back to step {back['step']}")
     bench.expect("rollback", 49, EQUAL)
     bench.settings = kept

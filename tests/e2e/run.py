@@ -21,10 +21,10 @@ def expect(condition, message):
 class Run:
     """One run folder, and the `demist run` that works in it."""
 
-    def __init__(self, binary, configs, folder, *settings, before=(), **environment):
-        """`before`: the beginning of the command, a program that starts ours."""
+    def __init__(self, binary, configs, folder, *settings, before=(), words=("run",), **environment):
+        """`before`: the beginning of the command, a program that starts ours; `words`: what ours is to do."""
         self.binary, self.folder = binary, pathlib.Path(folder)
-        self.command = [*before, binary, "run", str(pathlib.Path(configs) / "tiny.textproto")]
+        self.command = [*before, binary, words[0], str(pathlib.Path(configs) / "tiny.textproto"), *words[1:]]
         for setting in (f"run_dir={folder}", "parallel.threads=1", *settings):
             self.command += ["--set", setting]
         self.environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **environment}
@@ -74,10 +74,13 @@ class Run:
         self.process.send_signal(how)
         return self.finish(75)
 
+    def launchers(self):
+        return children(self.process.pid)
+
     def ranks(self):
         """Process ids of the trained stage's ranks, by rank; empty between two attempts."""
         found = {}
-        for launcher in children(self.process.pid):
+        for launcher in self.launchers():
             for pid in children(launcher):
                 if {b"train", TRAINED.encode()} <= set(words(pid, "cmdline")):
                     rank = [word for word in words(pid, "environ") if word.startswith(b"OMPI_COMM_WORLD_RANK=")]
@@ -105,6 +108,10 @@ class Run:
     def checkpoints(self, stage=TRAINED):
         return self.folder / stage / "checkpoints"
 
+    def saved_steps(self):
+        """Of the newest checkpoint."""
+        return int((self.checkpoints() / "LATEST").read_text().strip().removeprefix("step-"))
+
     def training_is_done(self):
         return (self.folder / TRAINED / "done.json").exists()
 
@@ -113,6 +120,25 @@ class Run:
 
     def demist(self, *arguments):
         return subprocess.run([self.binary, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+class StageRun(Run):
+    """A `demist train` of one stage, several ranks of it under mpirun, which nobody supervises."""
+
+    def __init__(self, binary, configs, folder, stage, ranks, *settings, options=()):
+        mpirun = ["mpirun", "--quiet", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks > 1 else []
+        super().__init__(binary, configs, folder, *settings, before=mpirun,
+                         words=("train", "--stage", stage, "--progress", "none", *options),
+                         OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+
+    def launchers(self):
+        return [self.process.pid]
+
+    def kill(self):
+        """All of it at once."""
+        for pid in children(self.process.pid) + [self.process.pid]:
+            send(pid, signal.SIGKILL)
+        self.process.wait()
 
 
 class Journal:

@@ -93,7 +93,7 @@ def main():
         does_not_begin_anew_without_its_disk(run)
         run.start().wait_for_steps(5)
         run.stop()
-        steps = int((run.checkpoints() / "LATEST").read_text().strip().removeprefix("step-"))
+        steps = run.saved_steps()
         alone = Run(binary, configs, pathlib.Path(root) / "alone", f"stages.{TRAINED}.steps={steps}", constant)
         alone.start().finish_training()
         expect(run.hash() == alone.hash(), f"after {steps} steps the hashes differ: {run.hash()}, {alone.hash()}")

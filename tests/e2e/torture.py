@@ -93,7 +93,7 @@ def tortured(run, kills, seed):
     print(f"{kills} disturbances, {stopped} of them stops; {len(failed)} attempts ended early, {len(unnamed)} of them "
           f"before the ranks could be named; {len(hangs)} hangs named; {run.steps()} steps computed")
     run.expect(len(hangs) == stopped, "hangs named and processes stopped differ")
-    return int((run.checkpoints() / "LATEST").read_text().strip().removeprefix("step-"))
+    return run.saved_steps()
 
 
 def numbers(run):
