@@ -74,9 +74,12 @@ class Simulation {
     for (const auto& rank : ranks_) rank->loop = loop(*rank);
     while (!events_.empty()) {
       std::ranges::pop_heap(events_, std::greater());
-      const Event event = std::move(events_.back());
+      const Event event = events_.back();
       events_.pop_back();
-      event.happens();
+      if (event.resumes)
+        event.resumes.resume();
+      else
+        deliver(event);
     }
     for (const auto& rank : ranks_) {
       if (rank->loop.problem()) std::rethrow_exception(rank->loop.problem());
@@ -132,17 +135,31 @@ class Simulation {
     Loop loop;
   };
 
+  // There are tens of millions: a letter stays where it is.
   struct Event {
     double time;
-    std::int64_t number;  // of two at one time the first made comes first
-    std::function<void()> happens;
+    std::int64_t number;              // of two at one time the first made comes first
+    std::coroutine_handle<> resumes;  // else a letter arrives
+    std::size_t letter = 0;
     bool operator>(const Event& other) const {
-      return std::pair(time, number) > std::pair(other.time, other.number);
+      return time != other.time ? time > other.time : number > other.number;
     }
   };
-  void at(double time, std::function<void()> happens) {
-    events_.push_back({time, count_++, std::move(happens)});
+  struct Letter {
+    int from, to;
+    std::string text;
+  };
+  void at(double time, std::coroutine_handle<> resumes, std::size_t letter = 0) {
+    events_.push_back({time, count_++, resumes, letter});
     std::ranges::push_heap(events_, std::greater());
+  }
+  void deliver(const Event& event) {
+    Letter& letter = letters_[event.letter];
+    Rank& rank = *ranks_[static_cast<std::size_t>(letter.to)];
+    rank.arrived.emplace_back(letter.from, std::move(letter.text));
+    if (!rank.waiting) return;
+    rank.now = std::max(rank.now, event.time);
+    std::exchange(rank.waiting, nullptr).resume();
   }
 
   void count(Rank& rank, std::size_t bytes) {
@@ -158,13 +175,8 @@ class Simulation {
     count(from, letter.size());
     const double arrives =
         from.now + run_.costs.latency + run_.costs.per_byte * static_cast<double>(letter.size());
-    at(arrives, [this, to, letter, arrives, source = from.tree.rank] {
-      Rank& rank = *ranks_[static_cast<std::size_t>(to)];
-      rank.arrived.emplace_back(source, letter);
-      if (!rank.waiting) return;
-      rank.now = std::max(rank.now, arrives);
-      std::exchange(rank.waiting, nullptr).resume();
-    });
+    at(arrives, nullptr, letters_.size());
+    letters_.push_back({from.tree.rank, to, letter});
   }
   void take_letters(Rank& rank) {
     const bool had_reported = rank.node.has_reported();
@@ -196,9 +208,7 @@ class Simulation {
       Rank& rank;
       double until;
       bool await_ready() const { return false; }
-      void await_suspend(std::coroutine_handle<> handle) {
-        simulation.at(until, [handle] { handle.resume(); });
-      }
+      void await_suspend(std::coroutine_handle<> handle) { simulation.at(until, handle); }
       void await_resume() const { rank.now = until; }
     };
     return Awaitable{*this, rank, rank.now + seconds};
@@ -218,11 +228,10 @@ class Simulation {
     gate_.emplace_back(&rank, handle);
     gate_time_ = std::max(gate_time_, rank.now);
     if (gate_.size() < ranks_.size()) return;
-    for (const auto& [waiting, resumed] : std::exchange(gate_, {}))
-      at(gate_time_, [waiting = waiting, resumed = resumed, time = gate_time_] {
-        waiting->now = time;
-        resumed.resume();
-      });
+    for (const auto& [waiting, resumed] : std::exchange(gate_, {})) {
+      waiting->now = gate_time_;
+      at(gate_time_, resumed);
+    }
   }
 
   // As StepLoop of orchestrator/train_stage.cpp.
@@ -310,7 +319,8 @@ class Simulation {
   SimulatedResult result_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   std::unique_ptr<Coordinator> coordinator_;
-  std::vector<Event> events_;  // a heap
+  std::vector<Event> events_;   // a heap
+  std::deque<Letter> letters_;  // all that were sent; those that have arrived are empty
   std::int64_t count_ = 0;
   std::vector<std::pair<Rank*, std::coroutine_handle<>>> gate_;
   double gate_time_ = 0, reported_ = 0;
