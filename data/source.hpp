@@ -107,6 +107,9 @@ struct Task {
 // be no pair at all: then require_pairs() says so, where that is an error.
 Task read_task(const TaskFile& file, const std::string& split, const Tokenizer& tokenizer,
                std::int32_t max_length, std::uint64_t limit = 0);
+// Throws DataError where the file has no usable row of that split, as read_task() and
+// require_pairs() would: beforehand, and without a tokenizer.
+void require_rows(const TaskFile& file, const std::string& split);
 void require_pairs(const Task& task, const TaskFile& file, const std::string& split,
                    std::int32_t max_length);
 

@@ -75,7 +75,7 @@ class RowParser {
     for (const std::size_t column : columns_) {
       if (column >= cells.size())
         return "it has " + std::to_string(cells.size()) + " columns, column " +
-               std::to_string(column) + " (from 0) is wanted";
+               std::to_string(column) + " (from 0) is wanted as its " + kRoles[values.size()];
       values.emplace_back(cells[column]);
     }
     return {};
@@ -86,15 +86,29 @@ class RowParser {
     if (!json.is_object()) return "it is not a JSON object";
     for (const std::string& field : fields_) {
       const auto value = json.find(field);
-      if (value == json.end() || !value->is_string()) return "it has no text field '" + field + "'";
+      if (value == json.end() || !value->is_string())
+        return "it has no text field '" + field + "', which is wanted as its " +
+               kRoles[values.size()];
       values.push_back(value->get<std::string>());
     }
     return {};
   }
 
+  static constexpr const char* kRoles[] = {"prompt", "response", "split_field"};  // of fields_
   std::vector<std::string> fields_;
   std::vector<std::size_t> columns_;  // of fields_, when they are numbers
 };
+
+// " with 'train' in split_field '2'"; "" where there are no splits.
+std::string of_split(const TaskFile& file, const std::string& split) {
+  if (file.split_field.empty()) return "";
+  return " with '" + split + "' in split_field '" + file.split_field + "'";
+}
+
+TaskRows read_rows(const TaskFile& file, const std::string& split) {
+  LineReader reader(file.path);
+  return parse_task_rows(file, split, [&](std::string& line) { return reader.next(line); });
+}
 
 std::string fill_template(const std::string& pattern, std::string_view prompt) {
   std::string text;
@@ -179,20 +193,21 @@ Task encode_task_rows(TaskRows rows, const TaskFile& file, const Encoder& encode
 
 Task read_task(const TaskFile& file, const std::string& split, const Tokenizer& tokenizer,
                std::int32_t max_length, std::uint64_t limit) {
-  LineReader reader(file.path);
-  TaskRows rows =
-      parse_task_rows(file, split, [&](std::string& line) { return reader.next(line); });
+  TaskRows rows = read_rows(file, split);
   const auto encode = [&](std::string_view text) { return tokenizer.encode(text); };
   return encode_task_rows(std::move(rows), file, encode, max_length, limit);
+}
+
+void require_rows(const TaskFile& file, const std::string& split) {
+  if (read_rows(file, split).prompts.empty())
+    throw DataError(file.path.string() + ": no row" + of_split(file, split) +
+                    "; check the split's name and split_field");
 }
 
 void require_pairs(const Task& task, const TaskFile& file, const std::string& split,
                    std::int32_t max_length) {
   if (!task.examples.empty()) return;
-  const std::string where = file.split_field.empty()
-                                ? ""
-                                : " with '" + split + "' in split_field '" + file.split_field + "'";
-  throw DataError(file.path.string() + ": no pair" + where + " of at most " +
+  throw DataError(file.path.string() + ": no pair" + of_split(file, split) + " of at most " +
                   std::to_string(max_length) +
                   " tokens; check the split's name, split_field and max_length");
 }

@@ -84,6 +84,22 @@ std::vector<NamedFile> inputs_of(const RunConfig& run, const StageConfig& stage)
   return files;
 }
 
+// A task whose columns are other ones, or whose split is not there.
+void require_rows(const RunConfig& run, const StageConfig& stage) {
+  const auto require = [&run](const std::string& name, std::string TaskConfig::*split) {
+    const TaskConfig& task = run.task(name);
+    try {
+      data::require_rows(task.file, task.*split);
+    } catch (const DataError& error) {
+      throw DataError("tasks." + name + ": " + error.what());
+    }
+  };
+  if (const auto* training = std::get_if<TrainingStage>(&stage.work))
+    for (const std::string& name : training->tasks) require(name, &TaskConfig::train_split);
+  if (const auto* score = std::get_if<ScoreStage>(&stage.work))
+    require(score->task, &TaskConfig::test_split);
+}
+
 }  // namespace
 
 void require_inputs(const RunConfig& run, const std::string& only) {
@@ -96,6 +112,7 @@ void require_inputs(const RunConfig& run, const std::string& only) {
         throw DataError(field + ": " + path.string() + " is not there, and stage " + stage.name +
                         " reads it; put it there, or name another file");
     }
+    require_rows(run, stage);
   }
 }
 

@@ -13,8 +13,8 @@ namespace demist {
 void check_stages(const RunConfig& run, bool redo);
 
 // Throws DataError naming a file that a stage with work to do (`only`; empty: any) reads and that
-// is not there: now, and not when the stages before it have run for days. What a PREPARE stage may
-// still make is not missed.
+// is not there, or a task's that lacks a column or a split: now, and not when the stages before it
+// have run for days. What a PREPARE stage may still make is not missed.
 void require_inputs(const RunConfig& run, const std::string& only);
 
 // Of a stage that is done: what it read and what has been written since, by the date of the file.

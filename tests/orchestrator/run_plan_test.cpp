@@ -93,6 +93,44 @@ TEST_F(RunPlanTest, AFileThatIsMissingIsNamedBeforehand) {
   EXPECT_NO_THROW(require_inputs(run_, ""));
 }
 
+TEST_F(RunPlanTest, ATaskWithoutItsColumnOrSplitIsNamedBeforehand) {
+  TaskConfig task;
+  task.name = "t";
+  task.file.path = folder_ / "pairs.tsv";
+  task.train_split = "train";
+  task.test_split = "test";
+  run_.corpora.resize(1);
+  run_.corpora[0].build.name = "c";
+  run_.corpora[0].built = true;
+  run_.tokenizer.trained = true;
+  const auto refusal = [&](const std::string& split_field, const std::string& content) {
+    task.file.split_field = split_field;
+    run_.tasks = {task};
+    atomic_write(task.file.path, content);
+    try {
+      require_inputs(run_, "");
+    } catch (const DataError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const std::string file = "tasks.t: " + task.file.path.string();
+  EXPECT_EQ(refusal("7", "a\tb\ttrain\n"), "");  // all is done
+  fs::remove(folder_ / "rdm/done.json");
+  EXPECT_TRUE(refusal("7", "a\tb\ttrain\n")
+                  .starts_with(file + ":1: it has 3 columns, column 7 (from 0) is wanted as its "
+                                      "split_field; "));
+  EXPECT_TRUE(refusal("1", "a\tb\ttrain\n")
+                  .starts_with(file + ": no row with 'train' in split_field '1'; "));
+  EXPECT_EQ(refusal("2", "a\tb\ttrain\n"), "");
+  EXPECT_EQ(refusal("", "a\tb\n"), "");
+  EXPECT_TRUE(refusal("", "").starts_with(file + ": no row; "));
+  fs::remove(folder_ / "score/done.json");
+  EXPECT_TRUE(refusal("2", "a\tb\ttrain\n")
+                  .starts_with(file + ": no row with 'test' in split_field '2'; "));
+  EXPECT_EQ(refusal("2", "a\tb\ttrain\na\tb\ttest\n"), "");
+}
+
 TEST_F(RunPlanTest, AnInputWrittenSinceIsNamed) {
   TaskConfig task;
   task.name = "t";
