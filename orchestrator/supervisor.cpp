@@ -37,14 +37,31 @@ void report(const RunConfig& run) {
               format(goodput_of(run.run_dir)).c_str(), (run.run_dir / "summary.json").c_str());
 }
 
+// Whether write_record() would have written it.
+bool is_record(const fs::path& recipe) {
+  try {
+    return load_recipe(recipe).resolved == read_file(recipe);
+  } catch (const ConfigError&) {
+    return false;  // it takes a --set to be whole
+  }
+}
+
 }  // namespace
 
 void refuse_record(const RunConfig& run, const fs::path& recipe) {
   std::error_code absent;
-  if (fs::equivalent(recipe, run.run_dir / "recipe.textproto", absent))
+  if (!fs::equivalent(recipe, run.run_dir / "recipe.textproto", absent)) return;
+  if (!is_record(recipe))
     throw ConfigError(recipe.string() +
-                      " is the record of this run; run the recipe that it was made from, or give "
-                      "the record a folder of its own: --set run_dir=...");
+                      " stands where the record of its run is written; move it, or give the run "
+                      "another folder: --set run_dir=...");
+  try {
+    check_stages(run, /*redo=*/false);
+  } catch (const ConfigError&) {
+    throw ConfigError(recipe.string() +
+                      " is the record of a run that was made from another file; run that one, or "
+                      "give the record a folder of its own: --set run_dir=...");
+  }
 }
 
 std::string advice(int code, const fs::path& logs) {

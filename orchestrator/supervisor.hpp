@@ -40,8 +40,9 @@ std::map<std::string, std::string> stage_environment(int ranks_here, int threads
 // What to do after a stage ended with a code that is not 0.
 std::string advice(int code, const fs::path& logs);
 
-// Throws ConfigError when `recipe` is the run's own record: its paths are absolute, which makes it
-// another recipe than the one it was made from.
+// Throws ConfigError when `recipe` stands where the run's record goes, and is no record itself
+// (what its author wrote would be lost), or is that of work made from another file: a record's
+// paths are absolute, which makes it another recipe. A record that was copied there may be run.
 void refuse_record(const RunConfig& run, const fs::path& recipe);
 
 // Returns the exit code of `demist run`; writes summary.json and prints the table when all is done.

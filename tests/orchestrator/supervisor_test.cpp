@@ -7,7 +7,11 @@
 #include <csignal>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "orchestrator/process.hpp"
+#include "orchestrator/run_folder.hpp"
+#include "orchestrator/stage_state.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 namespace demist {
 namespace {
@@ -103,6 +107,45 @@ TEST(Supervisor, AdviceFitsTheCode) {
   for (const int code : {1, 6}) EXPECT_FALSE(advises(code, "same command")) << code;
   EXPECT_TRUE(advises(1, "runs/r/logs"));
   EXPECT_TRUE(advises(kDaemonLost, "the hosts"));
+}
+
+// How a recipe is refused that stands where its run's record goes; "": it is not.
+std::string refusal(const fs::path& folder) {
+  const fs::path recipe = folder / "recipe.textproto";
+  try {
+    refuse_record(load_recipe(recipe, {"run_dir=" + folder.string()}), recipe);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Supervisor, ARecordIsRunWhereItIsNoOtherRunsRecord) {
+  const test::TemporaryFolder root;
+  const fs::path recipe = root.path() / "r.textproto", made = root.path() / "made";
+  const auto finish = [](const RunConfig& run) {
+    fs::create_directories(run.run_dir);
+    write_record(run);
+    StageState state;
+    state.key = state.output = stage_key(run, run.stages[0]);
+    write_done(run.stages[0], state);
+    atomic_write(std::get<PrepareStage>(run.stages[0].work).product, "text");
+  };
+  atomic_write(recipe,
+               R"(name: "r" stages { name: "a" kind: PREPARE command: "true" product: "b" })");
+  finish(load_recipe(recipe, {"run_dir=" + made.string()}));
+  EXPECT_NE(refusal(made).find("made from another file"), std::string::npos);
+
+  const fs::path copy = root.path() / "copy", written = root.path() / "written";
+  fs::create_directories(copy);
+  fs::copy(made / "recipe.textproto", copy / "recipe.textproto");
+  EXPECT_EQ(refusal(copy), "");
+  finish(load_recipe(copy / "recipe.textproto", {"run_dir=" + copy.string()}));
+  EXPECT_EQ(refusal(copy), "") << "the same command does not go on";
+
+  fs::create_directories(written);
+  fs::copy(recipe, written / "recipe.textproto");
+  EXPECT_NE(refusal(written).find("move it"), std::string::npos) << "it would be overwritten";
 }
 
 TEST(Process, ReturnsCodesAndSignals) {
