@@ -12,16 +12,30 @@
 namespace demist::config {
 namespace {
 
+// As protobuf counts: from 0, and a tab leads to the next multiple of eight.
+struct TextPlace {
+  int line = 0, column = 0;
+  bool operator<(const TextPlace& other) const {
+    return line != other.line ? line < other.line : column < other.column;
+  }
+  void pass(char c) {
+    if (c == '\n')
+      ++line, column = 0;
+    else
+      column += c == '\t' ? 8 - column % 8 : 1;
+  }
+};
+
 // Keeps the first error; protobuf's parser stops there.
 class FirstError : public pb::io::ErrorCollector {
  public:
   void AddError(int line, pb::io::ColumnNumber column, const std::string& message) override {
-    if (text.empty()) {
-      at = std::to_string(line + 1) + ":" + std::to_string(column + 1);
-      text = message;
-    }
+    if (!text.empty()) return;
+    at = {line, column};
+    text = message;
   }
-  std::string at, text;
+  TextPlace at;
+  std::string text;
 };
 
 const pb::Descriptor* find_message(const std::string& full_name) {
@@ -53,17 +67,38 @@ std::optional<std::pair<std::string, std::string>> quoted(std::string_view text,
                    std::string(text.substr(second, text.find('"', second) - second)));
 }
 
+constexpr std::string_view kType = "Message type \"", kNoField = "\" has no field named \"",
+                           kValue = "Unknown enumeration value of \"", kField = "\" for field \"";
+
+// The word that protobuf does not know; "": it complains of something else.
+std::string unknown_word(std::string_view text) {
+  if (const auto words = quoted(text, kType, kNoField)) return words->second;
+  if (const auto words = quoted(text, kValue, kField)) return words->first;
+  return "";
+}
+
+// Protobuf names the place behind an unknown word; this is where the word begins.
+TextPlace beginning(const std::string& text, TextPlace behind, const std::string& word) {
+  std::size_t end = 0;
+  for (TextPlace place; end < text.size() && place < behind; ++end) place.pass(text[end]);
+  const std::size_t begin = end < word.size() ? text.npos : text.rfind(word, end - word.size());
+  if (begin == text.npos) return behind;
+  TextPlace place;
+  for (std::size_t at = 0; at < begin; ++at) place.pass(text[at]);
+  return place;
+}
+
 // Protobuf's message in our words, with the nearest known name as the remedy.
 std::string explain(const std::string& text, const std::string& manual,
                     const pb::Descriptor* root) {
-  if (const auto words = quoted(text, "Message type \"", "\" has no field named \"")) {
+  if (const auto words = quoted(text, kType, kNoField)) {
     const auto& [type_name, name] = *words;
     const pb::Descriptor* type = find_message(type_name);
     std::string remedy = did_you_mean(name, names(type));
     if (remedy.empty()) remedy = "; " + type->name() + " has: " + join(names(type), ", ");
     return name + ": unknown field of " + type->name() + remedy;
   }
-  if (const auto words = quoted(text, "Unknown enumeration value of \"", "\" for field \"")) {
+  if (const auto words = quoted(text, kValue, kField)) {
     const auto& [value, field] = *words;
     const auto* type = find_enum_of_field(root, field);
     std::string known = type == nullptr ? "" : "; use one of " + join(names(type), ", ");
@@ -93,9 +128,11 @@ void parse_text(const std::string& text, const std::string& file, const std::str
   pb::TextFormat::Parser parser;
   parser.RecordErrorsTo(&error);
   if (locations != nullptr) parser.WriteLocationsTo(locations);
-  if (!parser.ParseFromString(text, &message))
-    throw ConfigError(file + ":" + error.at + ": " +
-                      explain(error.text, manual, message.GetDescriptor()));
+  if (parser.ParseFromString(text, &message)) return;
+  const std::string word = unknown_word(error.text);
+  const TextPlace at = word.empty() ? error.at : beginning(text, error.at, word);
+  throw ConfigError(file + ":" + std::to_string(at.line + 1) + ":" + std::to_string(at.column + 1) +
+                    ": " + explain(error.text, manual, message.GetDescriptor()));
 }
 
 std::string merge_text(const std::string& text, const std::string& manual, pb::Message& message) {

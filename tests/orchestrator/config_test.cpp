@@ -116,12 +116,15 @@ TEST(Config, RunFolderStandsInPaths) {
 
 TEST(Config, UnknownFieldNamesPlaceAndNearest) {
   const std::string error = error_of(with("  steps: 100", "  stpes: 100"));
-  EXPECT_HAS(error, "dir/r.textproto:13:");
-  EXPECT_HAS(error, "stpes: unknown field of Stage; did you mean 'steps'?");
+  EXPECT_HAS(error, "dir/r.textproto:13:3: stpes: unknown field of Stage; did you mean 'steps'?");
+  EXPECT_HAS(error_of(with("  steps: 100", "  # stpes\n\tstpes\n: 100")),
+             "dir/r.textproto:14:9: stpes");
+  EXPECT_HAS(error_of(with("heads: 4", "heads: 4 haeds : 4")), "dir/r.textproto:5:39: haeds");
 }
 
 TEST(Config, UnknownValueListsChoices) {
   const std::string error = error_of(with("CONSTANT", "FLAT"));
+  EXPECT_HAS(error, "dir/r.textproto:23:34: schedule: ");
   EXPECT_HAS(error, "unknown value \"FLAT\"; use one of LINEAR, COSINE, CONSTANT, INVERSE_SQRT");
 }
 

@@ -44,7 +44,7 @@ TEST(Profile, TheExampleIsRead) {
 
 TEST(Profile, MistakesAreNamedWithPlaceAndRemedy) {
   EXPECT_EQ(error_of("partion: \"x\""),
-            "c.textproto:1:8: partion: unknown field of Cluster; did you mean 'partition'?");
+            "c.textproto:1:1: partion: unknown field of Cluster; did you mean 'partition'?");
   EXPECT_EQ(error_of("\ntime: \"a day\""),
             "c.textproto:2:1: time: \"a day\" is no time; write \"12:00:00\" or \"2-00:00:00\"");
   EXPECT_NE(error_of("environment: \"A=1\"\nenvironment: \"B\"").find("c.textproto:2:1: "),
