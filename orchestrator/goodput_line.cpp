@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "orchestrator/json_lines.hpp"
+
 namespace demist {
 namespace {
 
@@ -27,6 +29,8 @@ Event event_of(std::string_view name) {
   const auto found = std::ranges::find(known, name, &std::pair<std::string_view, Event>::first);
   return found == known.end() ? Event::none : found->second;
 }
+
+double part_of(double whole, double part) { return std::max(0.0, std::min(whole, part)); }
 
 // Reads one object without blanks, nesting and escapes. Every function is false, or empty, for what
 // it does not know.
@@ -164,7 +168,7 @@ std::optional<GoodputLine> GoodputLines::read_plain(std::string_view text) {
   if (!plain) return std::nullopt;
   if (line.event == Event::none) return GoodputLine();
   line.stage = stage_of(stage);
-  line.load_seconds = std::min(line.seconds, line.load_seconds);
+  line.load_seconds = part_of(line.seconds, line.load_seconds);
   return line;
 }
 
@@ -176,11 +180,11 @@ GoodputLine GoodputLines::read_any(std::string_view text) {
     line.event = event_of(json.value("event", ""));
     if (line.event == Event::none) return {};
     line.time = json.value("time", 0.0);
-    line.step = json.value("step", std::int64_t{0});
+    line.step = whole_number(json, "step", std::int64_t{0});
     line.seconds = json.value("seconds", 0.0);
-    line.load_seconds = std::min(line.seconds, json.value("load_seconds", 0.0));
+    line.load_seconds = part_of(line.seconds, json.value("load_seconds", 0.0));
     line.counts = !json.contains("skipped");
-    line.code = json.value("code", 0);
+    line.code = whole_number(json, "code", 0);
     line.again = json.value("again", false);
     line.stage = stage_of(json.value("stage", ""));
     return line;

@@ -18,7 +18,8 @@ constexpr double kTerminalInterval = 0.1, kLineInterval = 5;  // seconds
 }  // namespace
 
 std::string format_duration(double seconds) {
-  if (!std::isfinite(seconds) || seconds < 0) return "?";
+  constexpr double most = 1e15;  // thirty million years: no time, and soon no `long`
+  if (!(seconds >= 0 && seconds < most)) return "?";
   const auto total = static_cast<long>(std::lround(seconds));
   const long days = total / 86400, hours = total / 3600 % 24, minutes = total / 60 % 60,
              rest = total % 60;

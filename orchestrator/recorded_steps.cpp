@@ -5,10 +5,10 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "orchestrator/format.hpp"
+#include "orchestrator/json_lines.hpp"
 #include "orchestrator/nearest.hpp"
 
 namespace demist {
@@ -30,21 +30,19 @@ bool same(double a, double b) {
 
 RecordedSteps::RecordedSteps(std::string_view metrics, const std::string& stage) {
   Crewing crewing{0, 0, ""};
-  while (!metrics.empty()) {
-    const std::size_t end = std::min(metrics.find('\n'), metrics.size());
-    const auto line = nlohmann::json::parse(metrics.substr(0, end), nullptr, false);
-    metrics.remove_prefix(std::min(end + 1, metrics.size()));
-    if (!line.is_object() || line.value("stage", "") != stage) continue;
+  each_object(metrics, [&](const nlohmann::json& line) {
+    if (line.value("stage", "") != stage) return;
     const std::string event = line.value("event", "");
-    const auto finished = line.value("step", std::int64_t{0});
+    const auto finished = whole_number(line, "step", std::int64_t{0});
     if (event == "start") {
-      crewing = {line.value("ranks", 0), line.value("tensor", 0), line.value("device", "")};
-      if (finished > 0) continue;
+      crewing = {whole_number(line, "ranks", 0), whole_number(line, "tensor", 0),
+                 line.value("device", "")};
+      if (finished > 0) return;
       steps_.clear();
       newest_.clear();
     }
-    if (event != "step") continue;
-    const auto rollbacks = line.value("rollbacks", std::int32_t{0});
+    if (event != "step" || finished <= 0) return;
+    const auto rollbacks = whole_number(line, "rollbacks", std::int32_t{0});
     steps_[{finished - 1, rollbacks}] = {number(line, "loss"),
                                          number(line, "grad_norm"),
                                          number(line, "lr"),
@@ -52,7 +50,7 @@ RecordedSteps::RecordedSteps(std::string_view metrics, const std::string& stage)
                                          rollbacks,
                                          crewing};
     newest_[finished - 1] = rollbacks;
-  }
+  });
 }
 
 const RecordedStep* RecordedSteps::find(std::int64_t step, std::int32_t rollbacks) const {

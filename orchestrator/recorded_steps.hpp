@@ -20,7 +20,7 @@ struct RecordedStep {
 };
 
 // Steps count from 0. Of two lines for one step, and as many rollbacks before it, the later stands.
-// A stage that begins anew has left nothing. Lines that are no JSON are passed over.
+// A stage that begins anew has left nothing. Damaged lines are passed over.
 class RecordedSteps {
  public:
   RecordedSteps(std::string_view metrics, const std::string& stage);

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
+#include <iterator>
 
 #include "core/error.hpp"
+#include "orchestrator/json_lines.hpp"
 
 namespace demist {
 
@@ -41,14 +41,14 @@ std::int64_t last_step(const std::filesystem::path& run_dir, const std::string& 
   constexpr std::streamoff kTail = 1 << 16;  // some hundred lines
   const std::streamoff size = file.tellg(), begin = std::max<std::streamoff>(0, size - kTail);
   file.seekg(begin);
-  std::string line;
-  if (begin > 0) std::getline(file, line);  // the end of one
+  std::string lines;
+  if (begin > 0) std::getline(file, lines);  // the end of one
+  lines.assign(std::istreambuf_iterator<char>(file), {});
   std::int64_t step = 0;
-  while (std::getline(file, line)) {
-    const auto json = nlohmann::json::parse(line, nullptr, false);
-    if (json.is_object() && json.value("event", "") == "step" && json.value("stage", "") == stage)
-      step = json.value("step", step);
-  }
+  each_object(lines, [&](const nlohmann::json& line) {
+    if (line.value("event", "") == "step" && line.value("stage", "") == stage)
+      step = whole_number(line, "step", step);
+  });
   return step;
 }
 

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <csignal>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -13,98 +11,13 @@
 #include "orchestrator/exit_record.hpp"
 #include "orchestrator/nearest.hpp"
 #include "orchestrator/run_folder.hpp"
+#include "orchestrator/slurm/run_lines.hpp"
 #include "orchestrator/slurm/run_logs.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/stop_file.hpp"
 
 namespace demist::slurm {
 namespace {
-
-using nlohmann::json;
-
-struct Supervisor {
-  double started = 0;
-  std::string host;
-  int process = 0;
-  bool in_job = false;
-};
-
-void make_current(const Supervisor& supervisor, bool open, RunEvents& events) {
-  events.started = supervisor.started;
-  events.host = supervisor.host;
-  events.process = supervisor.process;
-  events.in_job = supervisor.in_job;
-  events.open = open;
-}
-
-// Of a stage: of those that failed, why.
-void note_attempt(const json& line, double time, RunEvents& events) {
-  const int code = line.value("code", 0);
-  if (code == 0 || code == static_cast<int>(ExitCode::requeue)) return;
-  events.failed = time;
-  events.cause = line.value("cause", "code " + std::to_string(code));
-  if (!line.contains("rank") || events.cause.starts_with("rank ")) return;
-  const std::string who =
-      "rank " + std::to_string(line.value("rank", 0)) + " on " + line.value("host", "?");
-  events.cause = who + ": " + events.cause;
-}
-
-// `open`: supervisors of which no end was told so far. A second one in the same folder is refused
-// and ends at once; the first is the current one again then.
-void note_supervisor(const json& line, const std::string& event, double time,
-                     std::vector<Supervisor>& open, RunEvents& events) {
-  if (event == "run_start") {
-    open.push_back(
-        {time, line.value("host", ""), line.value("process", 0), line.value("srun", false)});
-    make_current(open.back(), true, events);
-  } else if (event == "run_end") {
-    events.ended = time;
-    events.code = line.value("code", 0);
-    const auto ended = std::find_if(open.rbegin(), open.rend(), [&](const Supervisor& s) {
-      return s.process == line.value("process", 0) && s.host == line.value("host", "");
-    });
-    if (ended != open.rend()) {
-      make_current(*ended, false, events);
-      open.erase(std::next(ended).base());
-    }
-    if (!open.empty()) make_current(open.back(), true, events);
-    if (!line.contains("problem")) return;
-    events.failed = time;
-    events.cause = line.value("problem", "");
-  } else if (event == "attempt_ended") {
-    note_attempt(line, time, events);
-  }
-}
-
-void note_job(const json& line, const std::string& event, double time, RunEvents& events) {
-  if (event == "job_start") {
-    events.job_started = time;
-    events.job = line.value("job", "");
-  } else if (event == "job_end") {
-    events.job_ended = time;
-    events.job_code = line.value("code", 0);
-    events.job_reason = line.value("reason", "");
-  } else if (event == "job_requeue") {
-    events.requeued = time;
-  } else if (event == "job_signal" || event == "stop_asked") {
-    events.asked = time;
-  }
-}
-
-// Calls visit(object) for each whole line. One with a field of another kind is passed over.
-template <class Visitor>
-void each_line(const std::string& lines, const Visitor& visit) {
-  std::istringstream in(lines);
-  for (std::string text; std::getline(in, text);) {
-    const json line = json::parse(text, nullptr, false);
-    if (!line.is_object()) continue;
-    try {
-      visit(line);
-    } catch (const json::exception&) {
-      continue;
-    }
-  }
-}
 
 // Whether events_in() may look at the line. Steps may leave millions of others, in our own form.
 bool may_concern_a_run(std::string_view line) {
@@ -124,12 +37,6 @@ void add_events_of_runs(std::string_view text, std::string& lines) {
     text.remove_prefix(std::min(end + 1, text.size()));
   }
 }
-
-// Of late: what was measured before a restart belongs to another crew.
-struct Rate {
-  double seconds = 0, tokens = 0;
-  int count = 0;
-};
 
 RunProgress progress_of(const RunConfig& run) {
   RunProgress progress;
@@ -173,36 +80,6 @@ bool is_demist(int process) {
   const fs::path program = fs::read_symlink("/proc/" + std::to_string(process) + "/exe", gone);
   if (gone) return ::kill(process, 0) != 0 && errno == EPERM;  // somebody else's
   return program.filename() == fs::read_symlink("/proc/self/exe").filename();
-}
-
-RunEvents events_in(const std::string& lines) {
-  RunEvents events;
-  std::vector<Supervisor> open;
-  each_line(lines, [&](const json& line) {
-    const std::string event = line.value("event", "");
-    const double time = line.value("time", 0.0);
-    note_supervisor(line, event, time, open, events);
-    note_job(line, event, time, events);
-  });
-  return events;
-}
-
-void add_metrics(const std::string& lines, const std::string& stage, RunProgress& progress) {
-  Rate rate;
-  each_line(lines, [&](const json& line) {
-    if (line.value("stage", "") != stage) return;
-    progress.last_line = line.value("time", 0.0);
-    if (line.value("event", "") == "start") rate = {};
-    if (line.value("event", "") != "step") return;
-    progress.step = line.value("step", std::int64_t{0});
-    progress.loss = line.at("loss").is_number() ? line.at("loss").get<double>() : 0.0;
-    rate.seconds += line.value("seconds", 0.0);
-    rate.tokens += line.value("tokens", 0.0);
-    ++rate.count;
-  });
-  if (rate.count == 0 || rate.seconds <= 0) return;
-  progress.seconds_per_step = rate.seconds / rate.count;
-  progress.tokens_per_second = rate.tokens / rate.seconds;
 }
 
 std::string tail_of(const fs::path& file, std::size_t bytes) {

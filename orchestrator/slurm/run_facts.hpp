@@ -12,10 +12,6 @@
 
 namespace demist::slurm {
 
-// The newest of each kind among the lines of events.jsonl; a damaged line is passed over.
-RunEvents events_in(const std::string& lines);
-// Rate and last step of `stage` from the last lines of metrics.jsonl.
-void add_metrics(const std::string& lines, const std::string& stage, RunProgress& progress);
 // The last `bytes` of a file, whole lines only; "" when there is none.
 std::string tail_of(const std::filesystem::path& file, std::size_t bytes);
 

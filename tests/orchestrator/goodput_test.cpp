@@ -148,6 +148,14 @@ TEST(Goodput, ALineOfAnotherKindIsPassedOver) {
     EXPECT_EQ(goodput_of(good + "\n" + bad + "\n", "").useful, 10) << bad;
 }
 
+TEST(Goodput, AWaitIsAPartOfItsStep) {
+  for (const char* wait : {"-5", "-5.0", "-1e+09"}) {
+    const std::string line = R"({"event":"step","step":1,"time":20,"seconds":10,"load_seconds":)";
+    EXPECT_EQ(goodput_of(line + wait + "}", "").data_wait, 0) << wait;
+    EXPECT_EQ(goodput_of(line + " " + wait + "}", "").useful, 10) << wait;
+  }
+}
+
 // What step_line and event_line write, and what may become of it.
 TEST(Goodput, PlainLinesReadAsByTheFullParser) {
   const std::vector<std::string> seeds = {

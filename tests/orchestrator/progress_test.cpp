@@ -18,6 +18,7 @@ TEST(Progress, Durations) {
   EXPECT_EQ(format_duration(2 * 86400 + 61), "2d 0:01:01");
   EXPECT_EQ(format_duration(std::nan("")), "?");
   EXPECT_EQ(format_duration(-1), "?");
+  EXPECT_EQ(format_duration(1e300), "?");
 }
 
 TEST(Progress, Counts) {

@@ -57,6 +57,18 @@ TEST(RecordedSteps, AStageThatBeginsAnewHasLeftNothing) {
   EXPECT_EQ(RecordedSteps(start(0, 4) + line(report_of(0, 1)) + start(0, 4), "mlm").end(), 0);
 }
 
+TEST(RecordedSteps, ALineOfAnotherKindIsPassedOver) {
+  for (const char* bad :
+       {R"({"event":"step","stage":7,"step":9})", R"({"event":[],"stage":"mlm","step":9})",
+        R"({"event":"step","stage":"mlm","step":"9"})",
+        R"({"event":"step","stage":"mlm","step":1e300})",
+        R"({"event":"step","stage":"mlm","step":-9223372036854775808})",
+        R"({"event":"step","stage":"mlm","step":9,"skipped":1})"}) {
+    const RecordedSteps record(bad + ("\n" + line(report_of(3, 1))), "mlm");
+    EXPECT_EQ(record.end(), 4) << bad;
+  }
+}
+
 TEST(RecordedSteps, EveryNumberIsReadBackAsItWas) {
   std::mt19937_64 random(7);
   for (int i = 0; i < 20000; ++i) {

@@ -71,6 +71,10 @@ TEST(RestartPolicy, ReadsTheLastStepOfItsStage) {
        << "\n"
        << R"({"event":"step","stage":"b","step":7})"
        << "\n"
+       << R"({"event":"step","stage":7,"step":9000})"
+       << "\n"
+       << R"({"event":"step","stage":"a","step":1e300})"
+       << "\n"
        << R"({"event":"step","stage":"a","st)" << std::flush;  // cut by a crash
   EXPECT_EQ(last_step(folder.path(), "a"), 2000);
   EXPECT_EQ(last_step(folder.path(), "b"), 7);

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "orchestrator/slurm/run_facts.hpp"
+#include "orchestrator/slurm/run_lines.hpp"
 
 namespace demist::slurm {
 namespace {
@@ -271,6 +271,15 @@ TEST(RunEvents, MetricsGiveStepAndRateSinceTheLastStart) {
   EXPECT_EQ(progress.step, 3);
   EXPECT_DOUBLE_EQ(progress.seconds_per_step, 1);
   EXPECT_DOUBLE_EQ(progress.tokens_per_second, 100);
+  EXPECT_DOUBLE_EQ(progress.last_line, 9);
+}
+
+TEST(RunEvents, NumbersThatNoFieldHoldsAreAsGoodAsNone) {
+  EXPECT_EQ(events_in(R"({"time":5,"event":"job_end","code":1e300})").job_code, 0);
+  EXPECT_EQ(events_in(R"({"time":5,"event":"job_end","code":4294967301})").job_code, 0);
+  RunProgress progress;
+  add_metrics(R"({"event":"step","stage":"mlm","step":1e300,"time":9,"loss":1})", "mlm", progress);
+  EXPECT_EQ(progress.step, 0);
   EXPECT_DOUBLE_EQ(progress.last_line, 9);
 }
 
