@@ -157,6 +157,9 @@ def goes_on_after_requeue(run, saved, ranks, settings=()):
     """A requeued job waits for two minutes; not here."""
     before = len(starts(run))
     run.wait(lambda s: not {"allocated", "mixed", "completing"} & set(run.cluster.states().values()), "free nodes")
+    deadline = time.monotonic() + 60
+    while run.cluster.processes_of_jobs() and time.monotonic() < deadline:  # their nodes are not given out yet
+        time.sleep(0.3)
     time.sleep(2)
     done = run.cluster.run("scontrol", "update", f"JobId={run.jobs()[-1]}", "StartTime=now", *settings)
     expect(done.returncode == 0, done.stderr)
