@@ -106,6 +106,47 @@ void corpora(Folder folder) {
                 "0.5", "1125899906842624", "18446744073709551615"});
 }
 
+// metrics.jsonl, a zero byte, events.jsonl.
+void journals(Folder folder) {
+  const std::string step =
+      R"({"event":"step","stage":"mlm","step":1,"time":1764531200.25,"loss":5.125,"grad_norm":1.5,)"
+      R"("lr":0.0001,"tokens":8192,"seconds":0.25,"tokens_per_second":32768.0,"load_seconds":1e-05,)"
+      R"("control_seconds":0.0001,"rescaled":false)";
+  const std::string start =
+      R"({"event":"start","stage":"mlm","step":0,"time":1764531199,"ranks":4,"tensor":2,)"
+      R"("device":"cpu avx512","seconds":0.5})";
+  const std::string rest =
+      R"({"event":"held_out","stage":"mlm","step":1,"time":1764531202,"loss":4.5,"seconds":1.5})"
+      "\n"
+      R"({"event":"save","stage":"mlm","step":1,"time":1764531203,"ranks":4,"seconds":0.125})";
+  const std::string supervisor = R"("host":"node1","process":7)";
+  const std::string events =
+      R"({"time":1764531000,"event":"submitted"})"
+      "\n"
+      R"({"time":1764531100,"event":"job_start","job":"12"})"
+      "\n"
+      R"({"time":1764531150,"event":"run_start",)" +
+      supervisor + ",\"srun\":true}\n" + R"({"time":1764531190,"event":"attempt","ranks":4})" +
+      "\n" +
+      R"({"time":1764531300,"event":"attempt_ended","code":76,"again":true,"rank":3,"host":"n2",)"
+      R"("cause":"a \"word\""})"
+      "\n"
+      R"({"time":1764531400,"event":"run_end",)" +
+      supervisor + ",\"code\":5,\"problem\":\"gone\"}\n" +
+      R"({"time":1764531401,"event":"job_end","code":75,"reason":"cancelled"})" + "\n" +
+      R"({"time":1764531402,"event":"job_signal","signal":"USR2"})" + "\n";
+  using namespace std::string_literals;
+  folder.add(start + "\n" + step + "}\n" + rest + "\n\0"s + events);
+  folder.add(step + R"(,"skipped":"loss_spike","rollbacks":2})" + "\n" + step + "}\n\0"s + events);
+  folder.add(step + "}\n" + step.substr(0, step.size() / 2));
+  folder.add("\0"s + events);
+  folder.words({"\\\"step\\\":", "\\\"time\\\":", "\\\"seconds\\\":", "\\\"code\\\":",
+                "\\\"stage\\\":\\\"mlm\\\"", "\\\"event\\\":\\\"step\\\"",
+                "\\\"event\\\":\\\"run_end\\\"", "\\x00", "\\x0a", "null", "true", "-1", "7.5",
+                "1e300", "-1e300", "9223372036854775807", "-9223372036854775808",
+                "18446744073709551615", "[[[[[[[["});
+}
+
 void control(Folder folder) {
   folder.add(encode(StepPlan{5, {0, 0, 1, 300}, true}));
   folder.add(encode(Save{6}));
@@ -181,6 +222,7 @@ int main(int argc, char** argv) {
   checkpoints(Folder(root / "checkpoint"));
   control(Folder(root / "control"));
   corpora(Folder(root / "corpus"));
+  journals(Folder(root / "journal"));
   rows(Folder(root / "rows"));
   texts(Folder(root / "text"));
   shards(Folder(root / "shard"));
