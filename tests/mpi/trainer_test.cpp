@@ -83,7 +83,7 @@ TEST(Trainer, APassingFaultOfOneRankLeavesNoTrace) {
   const auto run = [&](bool faulty) {
     Trainer trainer(test::world(), tiny(), source, make_cpu_device());
     trainer.initialize();
-    if (faulty && test::world().rank() == test::world().size() - 1)
+    if (faulty && test::world().rank() == std::min(1, test::world().size() - 1))
       trainer.inject([done = false](std::int64_t step, std::span<float> gradient) mutable {
         if (step != 3 || done) return;
         done = true;
