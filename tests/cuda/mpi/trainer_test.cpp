@@ -135,6 +135,37 @@ TEST_P(CudaTrainer, OneHashForAnyNumberOfGroups) {
   }
 }
 
+// Layers that fill a bucket each: the gradients of the upper one leave while those of the lower one
+// are computed.
+TEST(CudaBuckets, LeaveUnderTheBackwardPass) {
+  const mpi::Comm& world = test::world();
+  if (world.size() != 2) GTEST_SKIP() << "needs two groups";
+  const Case c{DType::bf16, NormPlacement::post, false};
+  TrainerConfig config = config_for(c, 1);
+  config.model.layers = 2;
+  config.model.hidden = 640;  // 4.9 M elements a layer
+  config.model.ffn = 2560;
+  config.model.heads = 10;
+  ASSERT_EQ(ParameterTable(config.model, 1, 0).buckets().size(), 4u);
+  const auto train = [&](const mpi::Comm& comm, Device device) {
+    const test::SharedFolder shared;
+    const test::TemporaryFolder own;
+    const auto& root = comm.size() == 1 ? own.path() : shared.path();
+    Trainer trainer(comm, config, source_for(c), std::move(device));
+    trainer.initialize();
+    const std::vector<double> curve = losses(trainer, comm.size(), 2);
+    trainer.save(root, 1);
+    return std::pair(curve, checkpoint::open_any(root).hash());
+  };
+  const auto [want, other] = train(test::self(), make_cpu_device());
+  const auto [alone, hash_alone] = train(test::self(), make_cuda_device(test::self()));
+  const auto [together, hash_together] = train(world, make_cuda_device(world));
+  EXPECT_EQ(hash_alone, hash_together);
+  EXPECT_EQ(alone, together);
+  for (std::size_t i = 0; i < want.size(); ++i)
+    EXPECT_NEAR(together[i], want[i], c.loss_tolerance() * want[i]) << "step " << i;
+}
+
 #ifdef DEMIST_EMULATED
 // To the byte. A real device rounds allocations up and loads kernels when they are first called;
 // there gpu-check compares plan and device, for models that are larger than that.
