@@ -63,7 +63,9 @@ class Bundle:
 
     def _check_glibc(self):
         """Else every program would end with a riddle of the loader's."""
-        numbers = lambda version: [int(part) for part in version.split(".")]
+        def numbers(version):
+            return [int(part) for part in version.split(".")]
+
         needed, here = self.about.get("glibc", "0"), (os.confstr("CS_GNU_LIBC_VERSION") or "glibc 0").split()[1]
         if numbers(here) < numbers(needed):
             sys.exit(f"gpu-check: this system has glibc {here}, and the bundle needs {needed} or newer: run it in a "

@@ -14,6 +14,7 @@
 #include "core/file.hpp"
 #include "core/philox.hpp"
 #include "data/tokenizer.hpp"
+#include "tests/support/flip_byte.hpp"
 
 namespace demist::test {
 
@@ -66,14 +67,6 @@ inline Files files_in(const fs::path& folder) {
     if (entry.is_regular_file())
       files[fs::relative(entry.path(), folder).string()] = read_file(entry.path());
   return files;
-}
-
-inline void flip_byte(const fs::path& path, std::uint64_t at) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(static_cast<std::streamoff>(at));
-  const auto byte = static_cast<char>(file.get() ^ 0x10);
-  file.seekp(static_cast<std::streamoff>(at));
-  file.put(byte);
 }
 
 // What the error says; fails the test when nothing is thrown.

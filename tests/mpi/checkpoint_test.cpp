@@ -2,17 +2,17 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include <fstream>
-
 #include "core/file.hpp"
 #include "core/h5.hpp"
 #include "tests/support/checkpoint_state.hpp"
+#include "tests/support/flip_byte.hpp"
 #include "tests/support/mpi_main.hpp"
 #include "tests/support/shared_folder.hpp"
 
 namespace demist::checkpoint {
 namespace {
 
+using test::flip_byte;
 using test::make_meta;
 using test::make_state;
 using test::SharedFolder;
@@ -80,14 +80,6 @@ TEST(CheckpointRanks, RanksWithoutPiecesWriteNoFile) {
   ASSERT_EQ(checkpoint.files().size(), 1u);
   EXPECT_EQ(checkpoint.files()[0].name, "w000" + std::to_string(world().size() - 1) + ".h5");
   EXPECT_EQ(difference(checkpoint, state, Split::flat, 0, 1), "");
-}
-
-void flip_byte(const fs::path& file, std::uint64_t at) {
-  std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
-  stream.seekg(static_cast<std::streamoff>(at));
-  const char byte = static_cast<char>(stream.get() ^ 1);
-  stream.seekp(static_cast<std::streamoff>(at));
-  stream.put(byte);
 }
 
 // Each rank reads a share: damage anywhere must be found by one of them, and heeded by all.

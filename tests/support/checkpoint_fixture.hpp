@@ -5,9 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <fstream>
 
 #include "tests/support/checkpoint_state.hpp"
+#include "tests/support/flip_byte.hpp"
 #include "tests/support/temporary_folder.hpp"
 
 namespace demist::test {
@@ -40,14 +40,6 @@ inline std::string failure(const fs::path& directory) {
     return error.what();
   }
   return "nothing wrong";
-}
-
-inline void flip_byte(const fs::path& path, std::uint64_t offset) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(static_cast<std::streamoff>(offset));
-  const char byte = static_cast<char>(file.get() ^ 0x10);
-  file.seekp(static_cast<std::streamoff>(offset));
-  file.put(byte);
 }
 
 }  // namespace demist::test
