@@ -3,8 +3,10 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "tests/mpi/nccl_fixture.hpp"
@@ -301,11 +303,10 @@ TEST_F(Nccl, SplitsByColorInOrderOfKeys) {
   }
 }
 
+bool accepted(ncclResult_t result) { return result == ncclSuccess || result == ncclInProgress; }
+
 TEST_F(Nccl, NonBlockingCommunicatorsWorkWhenPolled) {
   ncclComm_t comm = make(false), part = nullptr;
-  const auto accepted = [](ncclResult_t result) {
-    return result == ncclSuccess || result == ncclInProgress;
-  };
   EXPECT_TRUE(accepted(ncclCommSplit(comm, 0, rank(), &part, nullptr)));
   ASSERT_EQ(await(comm), ncclSuccess);
   ASSERT_EQ(await(part), ncclSuccess);
@@ -321,6 +322,45 @@ TEST_F(Nccl, NonBlockingCommunicatorsWorkWhenPolled) {
   ASSERT_EQ(await(part), ncclSuccess);
   EXPECT_TRUE(accepted(ncclCommDestroy(part)));
   EXPECT_TRUE(accepted(ncclCommDestroy(comm)));
+}
+
+// A rank that nobody can complete: also on one device, this is an abort of something under way.
+TEST_F(Nccl, AbortEndsAStartThatWaitsForAPeer) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  ncclComm_t doomed = nullptr;
+  EXPECT_TRUE(accepted(ncclCommInitRankConfig(&doomed, size() + 1, shared_id(), rank(), &config)));
+  ASSERT_NE(doomed, nullptr);
+  for (int i = 0; i < 20; ++i) {
+    ncclResult_t state = ncclSuccess;
+    ASSERT_EQ(ncclCommGetAsyncError(doomed, &state), ncclSuccess);
+    ASSERT_EQ(state, ncclInProgress);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(ncclCommAbort(doomed), ncclSuccess);
+  const DeviceBuffer<int> sum(std::vector<int>{1});
+  ASSERT_EQ(ncclAllReduce(sum.data(), sum.data(), 1, ncclInt32, ncclSum, comm_, stream_),
+            ncclSuccess);
+  synchronize();
+  EXPECT_EQ(sum.host()[0], size());
+}
+
+// From another thread, as the watchdog does it, while the stream waits for a sum that rank 0 never
+// joins.
+TEST_F(Nccl, AbortEndsASumThatARankDoesNotJoin) {
+  const DeviceBuffer<int> value(std::vector<int>{1});
+  ncclComm_t doomed = make(true);
+  if (rank() == 0) {
+    EXPECT_EQ(ncclCommAbort(doomed), ncclSuccess);
+    return;
+  }
+  ASSERT_EQ(ncclAllReduce(value.data(), value.data(), 1, ncclInt32, ncclSum, doomed, stream_),
+            ncclSuccess);
+  std::jthread watchdog([doomed] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(ncclCommAbort(doomed), ncclSuccess);
+  });
+  EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
 }
 
 }  // namespace
