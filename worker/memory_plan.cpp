@@ -141,7 +141,7 @@ class Planner {
     if (ranks == 1) return 0;
     constexpr std::size_t limit = MessageLimits{}.staging_bytes;
     const std::size_t others = size(ranks - 1);
-    if (r_.on_device) return device_piece_bytes(ranks, limit) * others;
+    if (r_.on_device) return device_piece_bytes(ranks, kDeviceStagingBytes) * others;
     return std::min(limit / element / size(ranks), size(slice)) * others * element;
   }
 

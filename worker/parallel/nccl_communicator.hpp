@@ -9,12 +9,12 @@
 #include "core/mpi.hpp"
 #include "kernels/cuda/cuda_backend.hpp"
 #include "worker/parallel/communicator.hpp"
+#include "worker/parallel/slices.hpp"
 
 namespace demist {
 
 struct NcclLimits {
-  std::size_t staging_bytes = std::size_t{16}
-                              << 20;  // of device memory, for the terms of a sum of floats
+  std::size_t staging_bytes = kDeviceStagingBytes;
   // To come together: hundreds of ranks on a busy file system may take a minute.
   std::chrono::milliseconds start = std::chrono::minutes(5);
 };
