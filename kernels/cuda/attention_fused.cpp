@@ -34,6 +34,12 @@ bool fused_attention_supports(const ConstTensorView& qkv, const Attention& op) {
 
 std::size_t fused_attention_workspace(const Attention& op) { return work_of(op).fused_bytes(); }
 
+BackwardWorkspace backward_workspace(void* bytes, const Attention& op) {
+  const AttentionWork work = work_of(op);
+  return {static_cast<QueryRow*>(bytes), static_cast<std::uint8_t*>(bytes) + work.row_bytes(),
+          work.padded_cols(), work.draw_groups()};
+}
+
 void fused_attention_forward(const Launch& launch, const AttentionForward& tensors,
                              const Attention& op) {
   ensure(fused_attention_supports(tensors.qkv, op) && starts_at_16_bytes(tensors.out),
@@ -48,12 +54,9 @@ void fused_attention_backward(const Launch& launch, const AttentionBackward& ten
              starts_at_16_bytes(tensors.dout) && starts_at_16_bytes(tensors.out),
          "fused_attention_backward: ask fused_attention_supports first");
   check_sequences(op);
-  auto* const bytes =
-      launch.scratch<std::uint8_t>(static_cast<std::int64_t>(fused_attention_workspace(op)));
+  const BackwardWorkspace parts = backward_workspace(
+      launch.scratch<std::uint8_t>(static_cast<std::int64_t>(fused_attention_workspace(op))), op);
   if (op.grid.tokens() == 0) return;
-  const AttentionWork work = work_of(op);
-  const BackwardWorkspace parts{reinterpret_cast<QueryRow*>(bytes), bytes + work.row_bytes(),
-                                work.padded_cols(), work.draw_groups()};
   launch_query_gradient(tensors, op, parts, launch.stream);
   launch_key_gradient(tensors, op, parts, launch.stream);
 }

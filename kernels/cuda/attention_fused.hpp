@@ -24,6 +24,8 @@ struct BackwardWorkspace {
   std::uint8_t* kept;  // [sequences][heads][groups][16 draws j][padded_cols queries]
   std::int64_t padded_cols, groups;
 };
+// In `bytes`, of fused_attention_workspace(op) bytes.
+BackwardWorkspace backward_workspace(void* bytes, const Attention& op);
 
 void launch_attention_forward(const AttentionForward& tensors, const Attention& op,
                               cudaStream_t stream);

@@ -145,6 +145,11 @@ def wide_rows(measured):
             if o["name"] in WIDE and o["calls"] > 0]
 
 
+def single_rows(measured):
+    return [[o["name"], o["shape"], milliseconds(o["seconds"]), rate_of(o), limit_share(measured, o)]
+            for o in measured.of("operation", use="single")]
+
+
 def operation_sum(measured):
     operations, steps = measured.of("operation", use="base"), measured.of("step", use="base")
     if not operations or not steps:
@@ -235,6 +240,7 @@ def markdown(results):
     attention_head = ["engine", "shape", "forward ms", "TFLOP/s", "of its limit", "backward ms", "TFLOP/s", "of its limit",
                       "as UNFUSED"]
     wide_head = ["width of", "operation", "shape", "ms a call", "reached", "of its limit"]
+    single_head = ["kernel", "shape", "ms", "reached", "of its limit"]
     product_head = ["product", "m x n x k", "ms", "TFLOP/s", "of the peak"]
     return "\n\n".join(part for part in [
         title, machine(measured), "Repeat with `./gpu-check` (docs/gpu-check.md).", checks(measured),
@@ -258,5 +264,9 @@ def markdown(results):
         f"bf16, no dropout, whole rows, median of 10. FLOPs are {ATTENTION_FORMULA} for n tokens in rows of T and h heads "
         "of e, the fewest that give the result (2 and 5 products; OWN makes 7 backward), and bytes each operand's once: "
         "all engines are compared with the same limit.", table(attention_head, attention_rows(measured)),
+        "### Kernels that a step shows together, or not on one device",
+        "Median of 20. The fused attention's with dropout 0.1, and FLOPs as they are executed (2, 3 and 4 products); sums of "
+        "what the ranks of a group sent, as the owner of a slice adds one pass.",
+        table(single_head, single_rows(measured)),
         "### Products", "bf16 in, random numbers, median of 20; weight gradients and logits to fp32.",
         table(product_head, product_rows(measured))] if part) + "\n"

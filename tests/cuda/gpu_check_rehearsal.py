@@ -57,7 +57,7 @@ def module(source, name):
 def check_results(results):
     outcomes = {part["name"]: part["outcome"] for part in results["parts"]}
     expect(set(outcomes.values()) == {"passed"}, f"not all parts passed: {outcomes}")
-    expect(len(outcomes) == 15, f"{len(outcomes)} parts")
+    expect(len(outcomes) == 16, f"{len(outcomes)} parts")
     kinds = {m["kind"] for m in results["measurements"]}
     expect(kinds == {"attention", "cudnn", "device", "product", "step", "operation", "repeat"}, f"measured: {kinds}")
     note = next(part["note"] for part in results["parts"] if part["name"] == "attention")
@@ -87,6 +87,14 @@ def check_costs(results):
             ("attention_backward", "bf16 2x16, 1 heads of 64", 14 * 32 * 16 * 64, "flops")):
         m = operations[name, shape]
         expect(m[bytes_or_flops] == m["calls"] * each, f"{bytes_or_flops} of {name}: {m}")
+    single = {m["name"]: m for m in results["measurements"] if m["kind"] == "operation" and m["use"] == "single"
+              and "8 ranks" in m["shape"] or m["name"].startswith("fused")}
+    product, rows_and_decisions = 2 * 128 * 128 * 64, 128 * (16 + 128 // 8)
+    for name, flops, moved in (("fused attention forward", 2 * product, 128 * (8 * 64 + 4)),
+                               ("fused attention dQ", 3 * product, 128 * 12 * 64 + rows_and_decisions),
+                               ("fused attention dK, dV", 4 * product, 128 * 12 * 64 + rows_and_decisions),
+                               ("sum_terms", 0, 256 * (8 * 4 + 2)), ("max_terms", 0, 256 * (8 * 4 + 4))):
+        expect((single[name]["flops"], single[name]["bytes"]) == (flops, moved), f"costs of {name}: {single[name]}")
 
 
 def backend_operations(source):
@@ -117,6 +125,10 @@ def check_report(source, results, text):
         for name in ("add_layernorm_forward", "add_layernorm_backward", "bias_gelu_forward", "attention_backward"):
             expect(f"| {use} | {name} | bf16 " in text, f"no {name} at the width of {use}:\n{text}")
     expect("| xxl, scaled to 2 |" in text, "xxl is not scaled")
+    for kernel, shape in (("fused attention forward", "1x128, 1 heads of 64"), ("fused attention dQ", "1x128, 1 heads of 64"),
+                          ("fused attention dK, dV", "1x128, 1 heads of 64"), ("sum_terms", "bf16, 8 ranks, 256"),
+                          ("max_terms", "fp32, 2 ranks, 1024")):
+        expect(f"| {kernel} | {shape} | " in text, f"{kernel} has no line:\n{text}")
     check_attention_cells(text)
     # The emulated device has no data sheet, so nothing may be compared with one.
     for line in text.splitlines():
@@ -126,7 +138,7 @@ def check_report(source, results, text):
     report = module(source, "report")
     empty = report.markdown({**results, "parts": [], "measurements": []})
     tables = [line for line in empty.splitlines() if line.startswith("|")]
-    expect(not tables and empty.count("not measured") == 9, "numbers without measurements:\n" + empty)
+    expect(not tables and empty.count("not measured") == 10, "numbers without measurements:\n" + empty)
 
 
 def check_fixtures(source, output):

@@ -1,6 +1,6 @@
 // Measurements of the CUDA backend on one device. scripts/gpu_check runs them; by hand:
-//   cuda_bench device | products [--tiny] | compare [--tiny] | attention [--tiny]
-//   cuda_bench step --model base|large|xl|xxl|tiny --layers L --rows R --cols T
+//   cuda_bench device | products [--tiny] | compare [--tiny] | attention [--tiny] | kernels
+//   [--tiny] cuda_bench step --model base|large|xl|xxl|tiny --layers L --rows R --cols T
 //                   --micro-batches N --steps S [--fast] [--operations]
 // SPDX-License-Identifier: Apache-2.0
 #include <cublasLt.h>
@@ -77,12 +77,15 @@ int run(int argc, char** argv) {
     measure_products(options.is_set("tiny"));
   } else if (part == "attention") {
     compare_attention(options.is_set("tiny"));
+  } else if (part == "kernels") {
+    measure_kernels(options.is_set("tiny"));
   } else if (part == "step") {
     measure_step(session.world(), options);
   } else if (part == "compare") {
     return compare_runs(session.world(), options.is_set("tiny")) ? 0 : 1;
   } else {
-    throw ConfigError("usage: cuda_bench device | products | attention | step | compare [options]");
+    throw ConfigError(
+        "usage: cuda_bench device | products | attention | kernels | step | compare [options]");
   }
   return 0;
 }

@@ -22,6 +22,9 @@ Buffer<bf16> random_numbers(Backend& backend, std::size_t size);
 // Every attention engine of this build against the unfused one, and its time, in the models'
 // shapes.
 void compare_attention(bool tiny);
+// The kernels of fused attention one by one, and those that add what the ranks of a group sent:
+// a step on one device shows the ones together, and has none of the others.
+void measure_kernels(bool tiny);
 // The rate of matrix products: the best that can be had, and those of the XLM-R layers.
 void measure_products(bool tiny);
 // A training step: time, parts of the start, memory; with "operations" also each operation's time.

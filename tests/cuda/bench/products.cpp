@@ -43,26 +43,16 @@ std::vector<Product> all_products(bool tiny) {
   return products;
 }
 
-double median_seconds(cuda::CudaBackend& backend, const Product& p, const Buffer<bf16>& numbers,
-                      Buffer<float>& result, int repetitions) {
+double product_seconds(cuda::CudaBackend& backend, const Product& p, const Buffer<bf16>& numbers,
+                       Buffer<float>& result, int repetitions) {
   const bool a_first = p.transpose != Transpose::a, b_first = p.transpose == Transpose::b;
   // The second operand starts elsewhere among the same numbers.
   const bf16* second = numbers.data() + numbers.size() / 2;
   const auto a = a_first ? matrix(numbers.data(), p.m, p.k) : matrix(numbers.data(), p.k, p.m);
   const auto b = b_first ? matrix(second, p.n, p.k) : matrix(second, p.k, p.n);
   const TensorView out{result.data(), p.out, p.m, p.n, p.ld()};
-  std::vector<cuda::TimedEvent> times(static_cast<std::size_t>(repetitions) + 1);
-  for (int i = 0; i < 3; ++i) backend.gemm(out, a, b, p.transpose);
-  times.front().record(backend.stream());
-  for (std::size_t i = 1; i < times.size(); ++i) {
-    backend.gemm(out, a, b, p.transpose);
-    times[i].record(backend.stream());
-  }
-  std::vector<double> seconds;
-  for (std::size_t i = 1; i < times.size(); ++i)
-    seconds.push_back(times[i].seconds_since(times[i - 1]));
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[seconds.size() / 2];
+  return median_seconds(backend.stream(), repetitions,
+                        [&] { backend.gemm(out, a, b, p.transpose); });
 }
 
 }  // namespace
@@ -89,7 +79,7 @@ void measure_products(bool tiny) {
   const Buffer<bf16> numbers = random_numbers(backend, static_cast<std::size_t>(2 * operand));
   Buffer<float> out(static_cast<std::size_t>(result), backend.memory());
   for (const Product& p : products) {
-    const double seconds = median_seconds(backend, p, numbers, out, tiny ? 3 : 20);
+    const double seconds = product_seconds(backend, p, numbers, out, tiny ? 3 : 20);
     print({{"kind", "product"},
            {"name", p.name},
            {"m", p.m},

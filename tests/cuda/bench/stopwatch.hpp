@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "kernels/cuda/runtime.hpp"
 #include "tests/cuda/bench/operation.hpp"
@@ -49,5 +51,23 @@ class Stopwatch final : public Observer {
   const cuda::Stream& stream_;
   std::deque<Lap> laps_;
 };
+
+// Of one call of pass(), which is called one time after the other.
+template <class Pass>
+double median_seconds(const cuda::Stream& stream, int repetitions, Pass pass) {
+  std::vector<cuda::TimedEvent> times(static_cast<std::size_t>(repetitions) + 1);
+  for (int i = 0; i < std::min(3, repetitions); ++i) pass();
+  times.front().record(stream);
+  for (std::size_t i = 1; i < times.size(); ++i) {
+    pass();
+    times[i].record(stream);
+  }
+  std::vector<double> seconds;
+  for (std::size_t i = 1; i < times.size(); ++i)
+    seconds.push_back(times[i].seconds_since(times[i - 1]));
+  const auto middle = seconds.begin() + repetitions / 2;
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return *middle;
+}
 
 }  // namespace demist::bench
