@@ -95,19 +95,19 @@ class KeyGradientWarp {
   __device__ void step(const bf16* stage, int tile) {
     const bf16* const dout = stage + kTileElements<kDim>;
     const auto* const rows = reinterpret_cast<const QueryRow*>(stage + Shape::kRowsAt);
-    uint4 kept{};
-    if (kDropout) memcpy(&kept, kept_ + tile * kTile, sizeof(kept));
+    Vec16<unsigned> kept{};
+    if (kDropout) kept = load_words(kept_ + tile * kTile);
     Scores p, dp;
     multiply_rows<kDim, true>(p, keys_, stage);
     multiply_rows<kDim, true>(dp, values_, dout);
-    const unsigned words[4] = {kept.x >> shift_, kept.y >> shift_, kept.z >> shift_,
-                               kept.w >> shift_};
+#pragma unroll
+    for (unsigned& word : kept.item) word >>= shift_;
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 2; ++e)
         gradient<kPlain>(p[n], dp[n], e, rows[n * 8 + lane_column() * 2 + e],
-                         words[n / 2] >> (n % 2 * 16 + e * 8));
+                         kept[n / 2] >> (n % 2 * 16 + e * 8));
     multiply_columns<kDim, true>(dvalues_, p, dout);
     multiply_columns<kDim, true>(dkeys_, dp, stage);
   }
@@ -167,8 +167,8 @@ __device__ inline void load_query_tile(bf16* stage, const HeadProblem& problem,
 // cols^2 / 8 with dropout, and 8 cols^2 head_dim FLOP per head of a sequence. For 64 x 512 tokens
 // and 12 heads of 64 an H100 takes at least 98 us for the memory, 104 us on its tensor cores, and
 // 243 us for shared memory, from which each warp reads the whole tiles.
-// Registers a thread (sm_80, sm_90; nothing spills), with dropout: head_dim 64 239, 246,
-// 80 254, 244, 128 254, 254; shared memory 38, 46, 138 KiB a block.
+// Registers a thread (sm_80, sm_90; nothing spills), with dropout: head_dim 64 237, 241,
+// 80 250, 242, 128 255, 255; shared memory 38, 46, 138 KiB a block.
 // 8 warps a multiprocessor: two blocks of 4, one of 8 for 128.
 template <int kDim, bool kDropout>
 __global__ void __launch_bounds__(KeyShape<kDim>::kThreads, KeyShape<kDim>::kBlocks)

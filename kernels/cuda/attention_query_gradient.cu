@@ -101,10 +101,8 @@ class QueryGradientWarp {
     float sum = 0.0f;
 #pragma unroll
     for (int piece = lane_column(); piece < kDim / 8; piece += 4) {
-      uint4 a, b;
-      memcpy(&a, dout + piece * 8, sizeof(a));
-      memcpy(&b, out + piece * 8, sizeof(b));
-      const unsigned left[4] = {a.x, a.y, a.z, a.w}, right[4] = {b.x, b.y, b.z, b.w};
+      const Vec16<unsigned> left = load_words(dout + piece * 8),
+                            right = load_words(out + piece * 8);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         sum += __uint_as_float(left[i] << 16) * __uint_as_float(right[i] << 16);
@@ -121,7 +119,7 @@ class QueryGradientWarp {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const auto two = static_cast<std::uint16_t>(kept >> (i * 16));
-      memcpy(to.kept + (draws + tile.draw(i)) * to.padded_cols + query_, &two, sizeof(two));
+      store_word(to.kept + (draws + tile.draw(i)) * to.padded_cols + query_, two);
     }
   }
 
@@ -140,7 +138,7 @@ class QueryGradientWarp {
 // tokens and 12 heads of 64 an H100 takes at least 98 us for the memory, 78 us on its tensor cores,
 // and 182 us for shared memory, from which each warp reads the whole tiles.
 // Registers a thread (sm_80, sm_90; nothing spills), with dropout: head_dim 64 255, 255,
-// 80 253, 252, 128 255, 255; shared memory 36, 66, 102 KiB a block.
+// 80 251, 255, 128 255, 255; shared memory 36, 66, 102 KiB a block.
 // Two blocks a multiprocessor; one for 128 on an A100, whose shared memory is 164 KiB.
 template <int kDim, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)

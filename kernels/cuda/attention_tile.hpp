@@ -174,8 +174,7 @@ __device__ inline void store_strip(bf16* strip, const Sums<kDim>& sums, const fl
       // A select, not a product: a row without keys is 0 whatever its sums are.
       const unsigned bits =
           factor[k] == 0.0f ? 0u : pack_bf16(pair[0] * factor[k], pair[1] * factor[k]);
-      void* const to_shared = strip + at<kDim>(k * 8 + lane_row(), n) + lane_column() * 2;
-      memcpy(to_shared, &bits, sizeof(bits));
+      store_word(strip + at<kDim>(k * 8 + lane_row(), n) + lane_column() * 2, bits);
     }
   __syncwarp();
   for (int i = static_cast<int>(threadIdx.x) % 32; i < 16 * (kDim / 8); i += 32) {

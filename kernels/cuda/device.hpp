@@ -117,10 +117,18 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
-// x itself, of unknown origin to the compiler: it keeps the word, not what the word was made of.
+// x itself, of unknown origin to the compiler: it keeps the words, not what they were made of.
 __device__ __forceinline__ unsigned opaque(unsigned x) {
   asm("" : "+r"(x));
   return x;
+}
+
+// 16 bytes to device memory in one access. (An assignment is often cut: into four of 4 bytes, or
+// beside a branch that stores elements into theirs.)
+__device__ __forceinline__ void store_global_16(void* p, uint4 bits) {
+  asm volatile("st.global.v4.b32 [%0],{%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(p)),
+               "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w)
+               : "memory");
 }
 
 #endif
@@ -141,7 +149,8 @@ __device__ __forceinline__ uint4 to_bits(const Vec16<T>& v) {
 }  // namespace detail
 
 // One 16-byte access at a 16-byte aligned address. _readonly: through the read-only path, for data
-// that no thread of this kernel writes. _stream: not worth keeping in the caches.
+// that no thread of this kernel writes. _stream: not worth keeping in the caches. Stores go to
+// device memory, not to shared.
 template <class T>
 __device__ __forceinline__ Vec16<T> load_16(const T* p) {
   return detail::from_bits<T>(*reinterpret_cast<const uint4*>(p));
@@ -156,11 +165,22 @@ __device__ __forceinline__ Vec16<T> load_stream_16(const T* p) {
 }
 template <class T>
 __device__ __forceinline__ void store_16(T* p, const Vec16<T>& v) {
-  *reinterpret_cast<uint4*>(p) = detail::to_bits(v);
+  store_global_16(p, detail::to_bits(v));
 }
 template <class T>
 __device__ __forceinline__ void store_stream_16(T* p, const Vec16<T>& v) {
   __stcs(reinterpret_cast<uint4*>(p), detail::to_bits(v));
+}
+
+// The 16 bytes at p, which is aligned, as words.
+template <class T>
+__device__ __forceinline__ Vec16<unsigned> load_words(const T* p) {
+  return load_16(reinterpret_cast<const unsigned*>(p));
+}
+// One access of sizeof(Word) bytes at an address that is a multiple of it.
+template <class Word>
+__device__ __forceinline__ void store_word(void* p, Word word) {
+  *static_cast<Word*>(p) = word;
 }
 
 // Every lane gets the result, by a butterfly: the order of additions is the same in every lane.

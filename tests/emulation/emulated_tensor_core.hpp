@@ -115,5 +115,6 @@ void copy_async_wait() {
 
 inline float fast_exp2(float x) { return std::exp2(x); }
 inline unsigned opaque(unsigned x) { return x; }
+inline void store_global_16(void* p, uint4 bits) { *static_cast<uint4*>(p) = bits; }
 
 }  // namespace demist::cuda
