@@ -20,6 +20,23 @@ std::string text_of(void* library, int error) {
   return std::string(text) + " (" + std::to_string(error) + ")";
 }
 
+// The first device that this build has no kernels for; empty: there is none.
+std::string unknown_device(void* driver, int devices) {
+  constexpr int kMajor = 75, kMinor = 76;  // CUdevice_attribute
+  const auto device_of = look_up<int(int*, int)>(driver, "cuDeviceGet");
+  const auto attribute_of = look_up<int(int*, int, int)>(driver, "cuDeviceGetAttribute");
+  if (device_of == nullptr || attribute_of == nullptr) return {};
+  for (int i = 0; i < devices; ++i) {
+    int device = 0, major = 0, minor = 0;
+    if (device_of(&device, i) == kSuccess && attribute_of(&major, kMajor, device) == kSuccess &&
+        attribute_of(&minor, kMinor, device) == kSuccess && major < kLeastComputeCapability)
+      return "device " + std::to_string(i) + " has compute capability " + std::to_string(major) +
+             "." + std::to_string(minor) + ", this build needs " +
+             std::to_string(kLeastComputeCapability) + ".0";
+  }
+  return {};
+}
+
 }  // namespace
 
 // The C interface of cuda.h, which a build without CUDA does not have.
@@ -41,7 +58,8 @@ CudaDriver ask_cuda_driver(int major, const std::string& library) {
   if (error == kSuccess) error = count(&devices);
   if (error != kSuccess) return {false, "the driver says: " + text_of(driver, error)};
   if (devices == 0) return {false, "the driver shows no device"};
-  return {true, {}};
+  const std::string unknown = unknown_device(driver, devices);
+  return {unknown.empty(), unknown};
 }
 
 }  // namespace demist

@@ -6,12 +6,16 @@
 
 namespace demist {
 
+// Of the GPUs that the kernels are compiled for: Ampere and later (bf16 on tensor cores, cp.async).
+constexpr int kLeastComputeCapability = 8;
+
 struct CudaDriver {
   bool usable = false;
   std::string problem;  // why not, although there is a driver; empty where there is none
 };
 
-// Loads nothing but the driver. It must know CUDA `major`, as all of that version's libraries ask.
+// Loads nothing but the driver. It must know CUDA `major`, as all of that version's libraries ask,
+// and all devices that it shows must have kernels in this build.
 CudaDriver ask_cuda_driver(int major, const std::string& library = "libcuda.so.1");
 
 }  // namespace demist

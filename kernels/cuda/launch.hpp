@@ -32,6 +32,16 @@ struct Grid {
   std::source_location where;
 };
 
+// Bytes of shared memory that a block may have: 163 KiB on an A100, 227 on an H100, 99 on the
+// GPUs between and after them, too few for fused attention with a head_dim of 128.
+inline std::size_t shared_limit() {
+  int device = 0, bytes = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                            device) == cudaSuccess;
+  return known ? static_cast<std::size_t>(bytes) : 0;
+}
+
 // launch(kernel, grid, block, shared_bytes, stream, arguments...). Throws when the device refuses
 // the launch; what goes wrong inside the kernel shows at a later synchronization.
 template <class... P>
@@ -56,6 +66,12 @@ void launch(void (*kernel)(P...), Grid grid, dim3 block, std::size_t shared_byte
     error = cudaLaunchKernelEx(&config, kernel, args...);
   }
 #endif
+  if (error == cudaErrorInvalidValue && shared_bytes > shared_limit())
+    throw EnvironmentError("kernel launch at " + place_of(grid.where) + ": needs " +
+                           std::to_string(shared_bytes) +
+                           " bytes of shared memory a block, this "
+                           "device has " +
+                           std::to_string(shared_limit()) + "; set parallel.attention: UNFUSED");
   if (error != cudaSuccess)
     throw EnvironmentError("kernel launch at " + place_of(grid.where) + ": " +
                            cudaGetErrorString(error) +

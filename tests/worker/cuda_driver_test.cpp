@@ -10,7 +10,7 @@ namespace demist {
 namespace {
 
 struct Answers {
-  int start, version, devices;
+  int start, version, devices, capability = 90;
 };
 
 CudaDriver ask(const Answers& answers) {
@@ -20,15 +20,17 @@ CudaDriver ask(const Answers& answers) {
   set("FAKE_CUDA_INIT", answers.start);
   set("FAKE_CUDA_VERSION", answers.version);
   set("FAKE_CUDA_DEVICES", answers.devices);
+  set("FAKE_CUDA_CAPABILITY", answers.capability);
   return ask_cuda_driver(13, DEMIST_FAKE_CUDA_DRIVER);
 }
 
 TEST(CudaDriver, OfThisVersionWithADeviceIsUsable) {
-  for (const int version : {13000, 13020, 14000}) {
-    const CudaDriver found = ask({0, version, 1});
-    EXPECT_TRUE(found.usable) << version;
-    EXPECT_EQ(found.problem, "");
-  }
+  for (const int version : {13000, 13020, 14000})
+    for (const int capability : {80, 86, 120}) {
+      const CudaDriver found = ask({0, version, 2, capability});
+      EXPECT_TRUE(found.usable) << version << " " << capability;
+      EXPECT_EQ(found.problem, "");
+    }
 }
 
 // A machine without a GPU, as most are: nothing is worth a word.
@@ -48,6 +50,8 @@ TEST(CudaDriver, WithoutUseSaysWhy) {
   EXPECT_EQ(problem({999, 13000, 0}), "the driver says: unknown error (999)");
   EXPECT_EQ(problem({0, 12040, 8}), "the driver knows CUDA 12.4, this build needs 13");
   EXPECT_EQ(problem({0, 13000, 0}), "the driver shows no device");
+  EXPECT_EQ(problem({0, 13000, 3, 75}),
+            "device 2 has compute capability 7.5, this build needs 8.0");
   EXPECT_EQ(ask_cuda_driver(13, "libc.so.6").problem, "libc.so.6 is no driver of NVIDIA's");
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/cuda_driver.hpp"
 #include "worker/parallel/nccl_communicator.hpp"
 
 namespace demist {
@@ -21,6 +22,12 @@ std::string take_device(int rank_on_node) {
   cuda::check(cudaSetDevice(device), "choose a device");
   cudaDeviceProp properties{};
   cuda::check(cudaGetDeviceProperties(&properties, device), "device properties");
+  if (properties.major < kLeastComputeCapability)
+    throw EnvironmentError(std::string(properties.name) + " has compute capability " +
+                           std::to_string(properties.major) + "." +
+                           std::to_string(properties.minor) + ", this build needs " +
+                           std::to_string(kLeastComputeCapability) +
+                           ".0; set parallel.device: CPU, or CUDA_VISIBLE_DEVICES");
   return {properties.uuid.bytes, sizeof properties.uuid.bytes};
 }
 
