@@ -33,6 +33,8 @@ GemmPlan& Gemm::plan_for(const GemmShape& shape, const GemmOperands& operands) {
 }
 
 void Gemm::choose(GemmPlan& plan, const GemmOperands& operands) {
+  // Searches may look at it.
+  if (plan.shape.bias) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
   if (candidates_ > 0) return measure(plan, operands);
   const auto adopted = adopted_.find(name_of(plan.shape));
   if (adopted == adopted_.end()) {
@@ -49,7 +51,6 @@ void Gemm::choose(GemmPlan& plan, const GemmOperands& operands) {
 
 // The best of several runs: what else the machine does makes runs longer, never shorter.
 void Gemm::measure(GemmPlan& plan, const GemmOperands& operands) {
-  if (plan.shape.bias) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
   // Sums between ranks, on streams of their own, would take part of the device.
   check(cudaDeviceSynchronize(), "work on the device");
   const std::vector<cublasLtMatmulAlgo_t> all = plan.candidates(handle_, candidates_);

@@ -117,6 +117,12 @@ TEST_F(CublasLtDefects, ABiasHasTheTypeOfTheResult) {
   expect_unsupported();
 }
 
+TEST_F(CublasLtDefects, ABiasIsKnownBeforeTheSearch) {
+  ASSERT_EQ(product_.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS),
+            CUBLAS_STATUS_SUCCESS);
+  expect_unsupported();
+}
+
 TEST_F(CublasLtDefects, TypesMustCombine) {
   Product narrow({.m = 16, .n = 8, .k = 8}, CUDA_R_32F, CUDA_R_16BF);
   narrow.fill(1);

@@ -63,6 +63,8 @@ std::string Problem::objection() const {
   }
   if (description.epilogue != CUBLASLT_EPILOGUE_DEFAULT && !has_bias())
     return "of the epilogues only DEFAULT and BIAS are imitated";
+  if (has_bias() && description.bias == nullptr)
+    return "BIAS needs its pointer before a search, which may look at its alignment";
   if (has_bias() && bias_type() != d.type) return "the bias must have D's type";
   if (has_bias() && !d.by_columns()) return "BIAS with rows in order is not imitated";
   if (has_bias() && d.batch > 1) return "BIAS with batches is not imitated";
