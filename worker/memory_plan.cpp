@@ -233,6 +233,10 @@ std::int64_t most_tokens(MemoryRequest request, std::int64_t length, std::int64_
   return good * length;
 }
 
+// Not planned: what NCCL takes when ranks first meet, and cuBLASLt for the kernels that it loads.
+// An estimate; no GPU has confirmed it.
+constexpr std::size_t kDeviceReserve = std::size_t{512} << 20;
+
 MemoryPlan require_memory(const mpi::Comm& world, const MemoryRequest& request, Memory& memory) {
   const MemoryPlan plan = plan_memory(request);
   // A device belongs to one rank; the ranks of a machine share its memory.
@@ -242,7 +246,8 @@ MemoryPlan require_memory(const mpi::Comm& world, const MemoryRequest& request, 
       static_cast<std::size_t>(sharing.all_reduce_sum(static_cast<std::int64_t>(wanted)));
   // No rank allocates before all have looked.
   mpi::together(world, "plan memory", [&] {
-    const std::size_t available = memory.available();
+    const std::size_t reserve = request.on_device ? kDeviceReserve : 0;
+    const std::size_t available = memory.available() - std::min(memory.available(), reserve);
     if (together <= available) return;
     const std::size_t share = available / size(sharing.size()) + plan.from_start;
     throw EnvironmentError(
