@@ -152,6 +152,7 @@ TEST_F(Runtime, RowsAreCopiedWithPitches) {
   const std::size_t width = 16 * sizeof(int);
   ASSERT_EQ(cudaMemcpy(device.data(), in.data(), in.size() * sizeof(int), cudaMemcpyHostToDevice),
             cudaSuccess);
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // pageable memory: it may be under way still
   ASSERT_EQ(cudaMemcpy2DAsync(out.data(), 20 * sizeof(int), device.data(), 32 * sizeof(int), width,
                               8, cudaMemcpyDeviceToHost, streams_[0]),
             cudaSuccess);
