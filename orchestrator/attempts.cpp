@@ -24,6 +24,12 @@ constexpr int kDiedOfSignal = 128;  // plus the signal's number
 // Not each: launchers have codes of their own above 128.
 bool is_signal(int code) { return code > kDiedOfSignal && code < kDiedOfSignal + NSIG; }
 
+// What the relay sends, and Slurm.
+bool is_request_to_stop(int code) {
+  const int signal = code - kDiedOfSignal;
+  return signal == SIGUSR1 || signal == SIGUSR2 || signal == SIGTERM || signal == SIGINT;
+}
+
 class StageAttempts {
  public:
   StageAttempts(const RunConfig& run, const SupervisorOptions& options, const StageConfig& stage,
@@ -78,7 +84,7 @@ class StageAttempts {
     if (!crew.nodes.empty()) options_.allocation->ended(code, suspected_node(cause_));
     if (options_.hosts && !is_rank && !relay_.interrupted())
       options_.hosts->ended(code, suspected_node(cause_), cause_.has_value());
-    if (is_signal(code) && !relay_.ended() && !relay_.interrupted() && !cause_)
+    if (is_signal(code) && !relay_.ended() && !died_of_request(code) && !cause_)
       killed_ = is_rank ? record_killed(watched, watch.last_pulse(process), code - kDiedOfSignal)
                         : "a rank, or what started it, " + describe_signal(code - kDiedOfSignal);
     if (code == kDaemonLost && !is_rank && !options_.launcher.is_srun() && !cause_)
@@ -88,14 +94,15 @@ class StageAttempts {
     return code;
   }
 
+  // A stage that does not listen yet, or never does; it starts again as it was.
+  bool died_of_request(int code) const { return relay_.interrupted() && is_request_to_stop(code); }
+
   // What the exit code of the processes stands for.
   int reason_of(int code) {
     if (code == 0) return 0;
     // The launcher's own code says nothing about why its ranks were killed.
     if (relay_.ended()) return static_cast<int>(ExitCode::killed);
-    // A stage that does not listen yet, or never does, dies of the request; it starts again as it
-    // was.
-    if (relay_.interrupted() && code > kDiedOfSignal) return static_cast<int>(ExitCode::requeue);
+    if (died_of_request(code)) return static_cast<int>(ExitCode::requeue);
     if (cause_) return static_cast<int>(cause_->code);
     const bool of_mpirun =
         (options_.ranks > 1 || options_.hosts) && code == static_cast<int>(ExitCode::internal);
@@ -117,8 +124,9 @@ class StageAttempts {
       next = policy_.after_failure(step);
     next.again = next.again && !relay_.interrupted();
     write_event(code, step, next.again);
-    if (code == 0 || relay_.interrupted()) return false;
+    if (code == 0) return false;
     if (code != static_cast<int>(ExitCode::requeue)) say(code, next);
+    if (relay_.interrupted()) return false;
     const double until = steady_seconds() + next.delay_seconds;
     while (steady_seconds() < until && !relay_.stop_asked())
       std::this_thread::sleep_for(std::chrono::milliseconds(50));

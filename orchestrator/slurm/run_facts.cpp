@@ -43,7 +43,7 @@ RunProgress progress_of(const RunConfig& run) {
   progress.done = true;
   for (const StageConfig& stage : run.stages) {
     if (read_done(stage)) {
-      progress.begun = true;
+      progress.begun = progress.saved = true;
       continue;
     }
     progress.done = false;
@@ -57,6 +57,7 @@ RunProgress progress_of(const RunConfig& run) {
     progress.alive = std::chrono::duration<double>(changed.time_since_epoch()).count();
     if (const auto* work = std::get_if<TrainingStage>(&stage.work)) {
       progress.training = true;
+      progress.saved = progress.saved || fs::exists(stage.folder / "checkpoints" / "LATEST");
       progress.steps = work->steps;
     }
     break;

@@ -124,6 +124,12 @@ std::string stop_text(const RunFacts& f) {
   return by_script && !e.job_reason.starts_with("cancelled") ? e.job_reason + "; " : "";
 }
 
+std::string way_on_from(const RunFacts& f) {
+  if (was_never_supervised(f)) return "demist train goes on";
+  return f.progress.saved ? "saved work stands; demist resume goes on"
+                          : "nothing is saved yet; demist resume begins anew";
+}
+
 // Nobody works on it and no job waits.
 RunState judge_ended(const RunFacts& f) {
   const RunEvents& e = f.events;
@@ -138,8 +144,7 @@ RunState judge_ended(const RunFacts& f) {
     return {Activity::unknown, "squeue gives no answer: " + f.queue_problem};
   const bool cancelled =
       (f.row && f.row->state == "CANCELLED") || (f.account && f.account->state == "CANCELLED");
-  const char* const way_on =
-      was_never_supervised(f) ? "demist train goes on" : "saved work stands; demist resume goes on";
+  const std::string way_on = way_on_from(f);
   if (f.stop_file || cancelled) return {Activity::stopped, way_on};
   if (by_itself && !newer_job && (code == kSaved || code == 0))
     return {Activity::stopped, stop_text(f) + way_on};

@@ -35,6 +35,7 @@ struct RunEvents {
 struct RunProgress {
   bool done = false;   // every stage
   bool begun = false;  // some stage
+  bool saved = false;  // a checkpoint, or a whole stage
   std::string stage;   // begun and not done; "": none
   bool training = false;
   std::int64_t step = 0, steps = 0;  // finished, of

@@ -37,6 +37,20 @@ def at_the_end_of_a_stage(binary, root):
         expect(ended.returncode == code and (folder / "2").exists() == second, f"{ended}")
 
 
+def tells_of_a_death_while_it_stops(run):
+    """Then nothing was saved: 75 would say that it was."""
+    run.start().wait_for_steps(5)
+    rank = run.ranks()[1]
+    send(rank, signal.SIGSTOP)  # it does not save
+    run.process.send_signal(signal.SIGINT)
+    run.wait_for(lambda: "saving and stopping" in run.output())
+    send(rank, signal.SIGKILL)
+    output = run.finish(76)
+    run.expect("rank 1 (process" in output and "died" in output, output)
+    said = run.demist("status", str(run.folder))
+    run.expect("FAILED" in said and "rank 1" in said, said)
+
+
 def leaves_no_ranks_behind(run):
     """They save, as after a Ctrl-C, when nobody watches them any more."""
     run.start().wait_for_steps(5)
@@ -89,6 +103,7 @@ def main():
         step = str(int(saved.strip().removeprefix("step-")))
         run.expect(f"goes on from step {step}" in output, f"did not go on from {saved}")
 
+        tells_of_a_death_while_it_stops(run)
         leaves_no_ranks_behind(run)
         does_not_begin_anew_without_its_disk(run)
         run.start().wait_for_steps(5)

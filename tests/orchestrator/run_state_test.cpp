@@ -34,7 +34,7 @@ RunFacts training() {
   facts.events.open = true;
   RunProgress& p = facts.progress;
   p.stage = "pretrain";
-  p.training = true;
+  p.training = p.saved = true;
   p.step = 120;
   p.steps = 300;
   p.loss = 6.41;
@@ -118,6 +118,9 @@ TEST(RunState, EndsAreToldApart) {
             "saved work stands; demist resume goes on");
   EXPECT_EQ(judge(ended(training(), 75, "its time limit ended it")).detail,
             "its time limit ended it; saved work stands; demist resume goes on");
+  RunFacts unsaved = ended(training(), 75, "cancelled; saved");
+  unsaved.progress.saved = false;
+  EXPECT_EQ(judge(unsaved).detail, "nothing is saved yet; demist resume begins anew");
   RunFacts facts = ended(training(), 137, "three attempts in a row saved nothing new");
   facts.events.failed = kNow - 12;
   facts.events.cause = "rank 3 on node2: out of memory";
