@@ -126,6 +126,7 @@ struct RunConfig {
   std::vector<StageConfig> stages;
   std::string resolved;  // the whole recipe as text, defaults and overrides filled in
   std::string hash;      // SHA-256 of what changes results: not ranks, threads, folders, cadence
+  std::string record;    // SHA-256 of the run folder's record that this was read from; else empty
 
   const StageConfig& stage(const std::string& name) const;  // throws ConfigError naming the stages
   const CorpusConfig& corpus(const std::string& name) const;

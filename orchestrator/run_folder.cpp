@@ -2,7 +2,9 @@
 #include "orchestrator/run_folder.hpp"
 
 #include <algorithm>
+#include <sstream>
 
+#include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "orchestrator/nearest.hpp"
@@ -13,6 +15,8 @@ namespace demist {
 namespace {
 
 constexpr const char* kRecord = "recipe.textproto";
+constexpr std::string_view kRecordMark =
+    "# demist.record/1: attempts work from this; hashes of the recipe, of its stages, of this text";
 constexpr const char* kRemedy = "; name a checkpoint, a stage's folder or a run folder";
 
 bool is_checkpoint(const fs::path& path) { return fs::exists(path / "MANIFEST.json"); }
@@ -52,11 +56,68 @@ fs::path model_of_run(const fs::path& folder) {
                     "unfinished one name " + join(folders(begun), " or "));
 }
 
+std::string record_text(const RunConfig& run) {
+  std::string text = std::string(kRecordMark) + "\n# " + run.hash + "\n";
+  for (const StageConfig& stage : run.stages) text += "# " + stage.hash + " " + stage.name + "\n";
+  return text + "# " + sha256_hex(run.resolved) + "\n" + run.resolved;
+}
+
+// Gives `run` the hashes that its record tells of. Not those of a record that was edited, which is
+// a recipe of its own.
+void restore_hashes(const std::string& record, RunConfig& run) {
+  std::istringstream lines(record);
+  std::string line;
+  if (!std::getline(lines, line) || line != kRecordMark) return;
+  constexpr std::size_t digits = 64;
+  std::vector<std::string> hashes;
+  while (lines.peek() == '#' && std::getline(lines, line) && line.size() >= digits + 2)
+    hashes.push_back(line.substr(2, digits));
+  const auto begin =
+      static_cast<std::size_t>(std::max(std::streamoff{0}, std::streamoff(lines.tellg())));
+  if (hashes.size() != run.stages.size() + 2 || hashes.back() != sha256_hex(record.substr(begin)))
+    return;
+  run.hash = hashes.front();
+  for (std::size_t i = 0; i < run.stages.size(); ++i) run.stages[i].hash = hashes[i + 1];
+}
+
 }  // namespace
 
 bool is_run_folder(const fs::path& path) { return fs::is_regular_file(path / kRecord); }
 
-void write_record(const RunConfig& run) { atomic_write(run.run_dir / kRecord, run.resolved); }
+void write_record(const RunConfig& run) { atomic_write(run.run_dir / kRecord, record_text(run)); }
+
+std::string record_hash(const RunConfig& run) { return sha256_hex(record_text(run)); }
+
+bool is_record(const fs::path& recipe) {
+  const std::string text = read_file(recipe);
+  try {
+    const std::string resolved = parse_recipe(text, recipe).resolved;
+    return text == resolved || (text.starts_with(kRecordMark) && text.ends_with("\n" + resolved));
+  } catch (const ConfigError&) {
+    return false;  // it takes a --set to be whole
+  }
+}
+
+RunConfig load_record(const fs::path& run_dir, RanksOf ranks, const std::string& expected) {
+  const fs::path file = run_dir / kRecord;
+  std::string text;
+  try {
+    text = read_file(file);
+  } catch (const DataError&) {
+    throw UnreadError(file.string() +
+                      ": is not there, though the run was started from it; see to the disk or "
+                      "mount of this machine, or start the run anew");
+  }
+  std::string hash = sha256_hex(text);
+  if (!expected.empty() && hash != expected)
+    throw ConfigError(file.string() +
+                      " is not what this attempt began with: the run has been started anew "
+                      "meanwhile, with other settings");
+  RunConfig run = parse_recipe(text, file, {"run_dir=" + run_dir.string()}, ranks);
+  restore_hashes(text, run);
+  run.record = std::move(hash);
+  return run;
+}
 
 fs::path find_model(const fs::path& given) {
   if (!fs::exists(given)) throw ConfigError(given.string() + " does not exist" + kRemedy);

@@ -16,9 +16,20 @@ namespace demist {
 // Whether a recipe has been run in this folder.
 bool is_run_folder(const std::filesystem::path& path);
 
-// Writes the resolved recipe into the run folder, which is a run's from then on. REQUIRES: nobody
-// else works there.
+// Writes the resolved recipe into the run folder, which is a run's from then on, with the hashes of
+// the recipe that it was made from: paths count in them as their author wrote them. REQUIRES:
+// nobody else works there.
 void write_record(const RunConfig& run);
+// SHA-256 of what write_record() writes.
+std::string record_hash(const RunConfig& run);
+// Whether write_record() would have written it. Throws UnreadError.
+bool is_record(const std::filesystem::path& recipe);
+// The run that was started last in this folder, whatever has become of the file that it was started
+// from; with other contents than write_record() wrote, what they say. Throws UnreadError where no
+// record can be read, for one was written, and ConfigError when its hash is not `expected` (empty:
+// any).
+RunConfig load_record(const std::filesystem::path& run_dir, RanksOf ranks = RanksOf::recipe,
+                      const std::string& expected = "");
 
 // The checkpoint, or the folder of checkpoints, that `given` stands for: itself, a file in it, the
 // stage around it, or the run whose last training stage made it. Throws ConfigError saying what

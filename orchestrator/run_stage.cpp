@@ -117,7 +117,7 @@ ExitCode carry_out(const mpi::Comm& world, const RunConfig& run, const StageConf
 
 // What `demist run` has done, and a user's mpirun has not.
 void become_a_run(const RunConfig& run) {
-  write_record(run);
+  if (run.record.empty()) write_record(run);
   // Who starts a run wants it to go on. Of a supervised one it would be a request of just now.
   if (std::getenv(kAttemptVariable) == nullptr) fs::remove(run.run_dir / kStopFile);
 }

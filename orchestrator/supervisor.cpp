@@ -12,6 +12,7 @@
 #include "core/log.hpp"
 #include "orchestrator/attempts.hpp"
 #include "orchestrator/goodput.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/signal_relay.hpp"
 #include "orchestrator/stage_state.hpp"
@@ -35,15 +36,6 @@ void report(const RunConfig& run) {
   }
   std::printf("\n%s\n%s\n%s\n", format_table(summary).c_str(),
               format(goodput_of(run.run_dir)).c_str(), (run.run_dir / "summary.json").c_str());
-}
-
-// Whether write_record() would have written it.
-bool is_record(const fs::path& recipe) {
-  try {
-    return load_recipe(recipe).resolved == read_file(recipe);
-  } catch (const ConfigError&) {
-    return false;  // it takes a --set to be whole
-  }
 }
 
 }  // namespace
@@ -105,9 +97,8 @@ std::vector<std::string> stage_command(const SupervisorOptions& options, const s
   std::vector<std::string> command;
   const bool elsewhere = crew.ranks > 1 || !crew.nodes.empty() || !crew.hosts.empty();
   if (elsewhere && uses_all_ranks(stage)) command = options.launcher.words(crew);
-  command.insert(command.end(), {program, "train", options.recipe, "--stage", stage.name});
-  for (const std::string& assignment : options.overrides)
-    command.insert(command.end(), {"--set", assignment});
+  command.insert(command.end(), {program, "train", options.run_dir, "--record", options.record,
+                                 "--stage", stage.name});
   static const std::map<ProgressStyle, std::string> styles = {{ProgressStyle::terminal, "terminal"},
                                                               {ProgressStyle::lines, "lines"},
                                                               {ProgressStyle::none, "none"}};

@@ -16,8 +16,9 @@
 namespace demist {
 
 struct SupervisorOptions {
-  std::string recipe;                  // as the user named it
-  std::vector<std::string> overrides;  // --set, passed on to every stage
+  // What every attempt works from, whatever becomes of the user's recipe: the record in the run
+  // folder, and its hash.
+  std::string run_dir, record;
   int ranks = 1;
   ProgressStyle progress = ProgressStyle::lines;
   bool redo = false;  // repeat stages made with other settings, or whose result is gone

@@ -20,40 +20,56 @@
 namespace demist::cli {
 namespace {
 
-// The recipe of a job that waited in a queue may have been edited meanwhile.
+// What the user names, and how he changes it.
+struct Given {
+  std::string recipe;                  // as he named it
+  std::vector<std::string> overrides;  // --set
+};
+
+Given given_by(const Options& options) {
+  Given given{find_recipe(options.positionals().front()).string(), options.all("set")};
+  if (options.has("ranks"))
+    given.overrides.push_back("parallel.ranks=" + std::to_string(options.integer("ranks", 1, 1)));
+  return given;
+}
+
+// Whose hash the caller names: a run folder may have been used for another run meanwhile.
 void refuse_other_recipe(const RunConfig& run, const Options& options) {
   const auto expected = options.find("expect");
-  if (expected && *expected != run.hash)
-    throw ConfigError("the recipe has changed since this job was submitted; submit it again");
+  if (!expected || *expected == run.hash) return;
+  throw ConfigError(run.record.empty()
+                        ? "the recipe has changed since this job was submitted; submit it again"
+                        : run.run_dir.string() + " has been started with another recipe since " +
+                              "this job was submitted; submit it again");
 }
 
 // What the run folder says about a run, and how it was started, changes only when nothing stands in
 // the way.
 void open_run(const RunConfig& run, const SupervisorOptions& options, const Launch& launch) {
-  refuse_record(run, options.recipe);
+  if (run.record.empty()) refuse_record(run, launch.recipe);
   fs::create_directories(run.run_dir);
   // The ranks of a supervisor that was killed save before they go, and a batch script starts the
   // next one at once.
   const FileLock lock(run.run_dir / "lock", options.allocation ? kRankPatience : kLockPatience);
   check_stages(run, options.redo);
-  write_record(run);
+  if (run.record.empty()) write_record(run);
   // A batch script heeds a request that came while its job waited, and `demist submit` has said how
   // it is started. Who starts a run by hand wants it to go on, in an allocation too.
   if (options.allocation && options.allocation->in_batch_script()) return;
   fs::remove(run.run_dir / kStopFile);
-  if (options.allocation) return;  // the shell of the allocation does not come back
+  if (options.allocation) return;   // the shell of the allocation does not come back
+  if (!run.record.empty()) return;  // it says already from what, and how
   write_launch(run.run_dir, launch);
 }
 
 // With what `demist resume` starts it again, from whatever folder.
-Launch launch_of(const RunConfig& run, const Options& options,
-                 const SupervisorOptions& supervisor) {
+Launch launch_of(const RunConfig& run, const Options& options, const Given& given) {
   Launch launch;
-  launch.recipe = fs::absolute(supervisor.recipe).string();
-  launch.overrides = supervisor.overrides;
+  launch.recipe = fs::absolute(given.recipe).string();
+  launch.overrides = given.overrides;
   launch.overrides.push_back("run_dir=" + fs::absolute(run.run_dir).lexically_normal().string());
   launch.launcher = options.get("launcher", "");
-  launch.stage = supervisor.only;
+  launch.stage = options.get("stage", "");
   return launch;
 }
 
@@ -112,6 +128,9 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
       .value("stage", "NAME", "only this stage; default: all")
       .value("expect", "HASH", "refuse a recipe whose --dry-run shows another hash")
+      .flag("recorded",
+            "RECIPE is a run folder: go on from the record there, whatever has become of the "
+            "recipe that it was started from (what jobs do)")
       .value(
           "launcher", "COMMAND",
           "mpirun (default) or srun, or a path to it, with options: \"mpirun --hostfile hosts\".\n"
@@ -121,15 +140,16 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
       .flag("redo", "delete and repeat stages made with other settings, or whose result is gone")
       .flag("dry-run", "check the recipe, print it with all defaults filled in, and exit");
   if (!options.parse(arguments)) return 0;
-  SupervisorOptions supervisor;
-  supervisor.recipe = find_recipe(options.positionals().front()).string();
-  supervisor.overrides = options.all("set");
-  if (options.has("ranks")) {
-    supervisor.overrides.push_back("parallel.ranks=" +
-                                   std::to_string(options.integer("ranks", 1, 1)));
-  }
-  const RunConfig run = load_recipe(supervisor.recipe, supervisor.overrides);
+  const bool recorded = options.has("recorded");
+  if (recorded && (options.has("ranks") || !options.all("set").empty()))
+    throw ConfigError("--set and --ranks change a recipe, and --recorded takes one as it is");
+  const Given given = recorded ? Given{} : given_by(options);
+  const RunConfig run = recorded ? load_record(options.positionals().front())
+                                 : load_recipe(given.recipe, given.overrides);
   refuse_other_recipe(run, options);
+  SupervisorOptions supervisor;
+  supervisor.run_dir = run.run_dir.string();
+  supervisor.record = recorded ? run.record : record_hash(run);
   supervisor.ranks = run.ranks;
   supervisor.progress = detect_progress_style();
   supervisor.redo = options.has("redo");
@@ -141,7 +161,7 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
     return 0;
   }
   open_allocation(run, options, supervisor);
-  return supervise_and_tell(run, supervisor, launch_of(run, options, supervisor));
+  return supervise_and_tell(run, supervisor, recorded ? Launch{} : launch_of(run, options, given));
 }
 
 }  // namespace demist::cli

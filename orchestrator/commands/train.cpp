@@ -3,6 +3,7 @@
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/config.hpp"
 #include "orchestrator/replay.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_stage.hpp"
 
 namespace demist::cli {
@@ -18,6 +19,12 @@ void require_whole_groups(const RunConfig& run, const StageConfig& stage, int ra
                     " with mpirun -n, or lower it");
 }
 
+RunConfig read_recipe(const Options& options) {
+  const std::string& given = options.positionals().front();
+  if (options.has("record")) return load_record(given, RanksOf::launcher, *options.find("record"));
+  return load_recipe(find_recipe(given), options.all("set"), RanksOf::launcher);
+}
+
 }  // namespace
 
 int train(const Arguments& arguments, const mpi::Comm& world) {
@@ -30,13 +37,17 @@ int train(const Arguments& arguments, const mpi::Comm& world) {
   options.positional("RECIPE")
       .value("stage", "NAME", "the stage to run")
       .list("set", "PATH=VALUE", "override a field of the recipe; may be repeated")
+      .value("record", "HASH",
+             "of `demist run`: RECIPE is its run folder; work from the record there, as long as "
+             "that has this hash")
       .value("replay-step", "S",
              "do step S (from 0) again beside the run, and hold it against the run's metrics and "
              "checkpoint; 6: it differs")
       .value("progress", "STYLE", "auto, terminal (in place), lines or none");
   if (!options.parse(arguments)) return 0;
-  const RunConfig run = load_recipe(find_recipe(options.positionals().front()), options.all("set"),
-                                    RanksOf::launcher);
+  if (options.has("record") && !options.all("set").empty())
+    throw ConfigError("--set changes a recipe, and --record takes one as it is");
+  const RunConfig run = read_recipe(options);
   const std::string style = options.choice("progress", {"auto", "terminal", "lines", "none"});
   ProgressStyle progress = detect_progress_style();
   if (style == "terminal") progress = ProgressStyle::terminal;

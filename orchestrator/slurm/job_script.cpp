@@ -321,12 +321,12 @@ std::string supervisor(const JobPlan& plan) {
     launcher.push_back("--cpus-per-task=" + std::to_string(plan.profile.cpus_per_task));
   launcher.insert(launcher.end(), plan.profile.srun.begin(), plan.profile.srun.end());
   launcher.insert(launcher.end(), plan.profile.container.begin(), plan.profile.container.end());
-  std::string text =
-      "supervisor=(" + quoted(plan.program) + " run " + quoted(plan.recipe) + "\n  --expect " +
-      plan.recipe_hash + "\n  --launcher " + quoted(join(launcher, " ")) + "\n  --ranks-per-node " +
-      std::to_string(plan.ntasks_per_node) + " --min-nodes " + std::to_string(plan.nodes.least);
+  std::string text = "supervisor=(" + quoted(plan.program) + " run " + quoted(plan.run_dir) +
+                     "\n  --recorded --expect " + plan.recipe_hash + "\n  --launcher " +
+                     quoted(join(launcher, " ")) + "\n  --ranks-per-node " +
+                     std::to_string(plan.ntasks_per_node) + " --min-nodes " +
+                     std::to_string(plan.nodes.least);
   if (!plan.stage.empty()) text += "\n  --stage " + quoted(plan.stage);
-  for (const std::string& assignment : plan.overrides) text += "\n  --set " + quoted(assignment);
   return text + ")\n";
 }
 

@@ -19,10 +19,9 @@ NodeRange parse_node_range(const std::string& text);  // throws ConfigError
 
 struct JobPlan {
   std::string name;         // of the run
-  std::string recipe_hash;  // a job whose recipe was edited in between refuses to run
-  std::string run_dir, program, recipe, working_folder;  // absolute paths
-  std::vector<std::string> overrides;                    // --set
-  std::string stage;                                     // "": all stages in this one job
+  std::string recipe_hash;  // a job whose folder has become another recipe's refuses to run
+  std::string run_dir, program, working_folder;  // absolute paths
+  std::string stage;                             // "": all stages in this one job
   NodeRange nodes;
   int ntasks_per_node = 1;
   bool chained = false;            // another job of the chain goes on: no requeue

@@ -57,9 +57,7 @@ JobPlan base_plan(const RunConfig& run, const Launch& launch) {
   plan.recipe_hash = run.hash;
   plan.run_dir = run.run_dir.string();
   plan.program = fs::read_symlink("/proc/self/exe").string();
-  plan.recipe = launch.recipe;
   plan.working_folder = fs::current_path().string();
-  plan.overrides = launch.overrides;
   plan.nodes = parse_node_range(asked.nodes);
   plan.ntasks_per_node =
       asked.ntasks_per_node > 0 ? asked.ntasks_per_node : plan.profile.ntasks_per_node;

@@ -10,6 +10,7 @@
 #include "core/heartbeat.hpp"
 #include "orchestrator/cli.hpp"
 #include "orchestrator/process.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/stop_file.hpp"
 #include "tests/support/temporary_folder.hpp"
 
@@ -246,6 +247,26 @@ TEST(Commands, DryRunChecksAndPrints) {
         << option;
   EXPECT_EQ(code_of({"run", configs + "tiny.textproto", "--dry-run", "--ranks", "0"}),
             ExitCode::usage);
+}
+
+TEST(Commands, ARecordIsTakenAsItIs) {
+  const test::TemporaryFolder root;
+  const RunConfig run = load_recipe(fs::path(DEMIST_SOURCE_DIR) / "configs/tiny.textproto",
+                                    {"run_dir=" + root.path().string()});
+  write_record(run);
+  const std::string folder = root.path().string();
+  EXPECT_EQ(code_of({"run", folder, "--recorded", "--expect", run.hash, "--dry-run"}),
+            ExitCode::done);
+  EXPECT_EQ(code_of({"run", folder, "--recorded", "--expect", "abc", "--dry-run"}),
+            ExitCode::usage);
+  for (const auto& [option, value] : {std::pair{"--set", "seed=2"}, {"--ranks", "2"}})
+    EXPECT_EQ(code_of({"run", folder, "--recorded", "--dry-run", option, value}), ExitCode::usage);
+  const std::vector<std::string> train{"train", folder, "--stage", "corpus", "--record"};
+  const auto with = [](std::vector<std::string> words, const std::string& word) {
+    words.push_back(word);
+    return words;
+  };
+  EXPECT_EQ(code_of(with(train, "abc")), ExitCode::usage) << "another run was started here";
 }
 
 TEST(Commands, TrainNeedsAStageOfTheRecipe) {

@@ -27,9 +27,7 @@ JobPlan plan() {
   p.recipe_hash = "0123456789abcdef";
   p.run_dir = "/s/it's/r1";
   p.program = "/opt/demist";
-  p.recipe = "/s/r.textproto";
   p.working_folder = "/s";
-  p.overrides = {"seed=2"};
   p.nodes = {2, 4};
   p.ntasks_per_node = 8;
   p.profile = parse_profile("time: \"1:00:00\" environment: \"NCCL_DEBUG=WARN\"", "c");
@@ -52,8 +50,10 @@ TEST(JobScript, AsksForWhatThePlanSays) {
   EXPECT_TRUE(has_line(script, "#SBATCH --comment=demist:0123456789ab:" + folder_mark(p.run_dir)));
   EXPECT_TRUE(has_line(script, "run='/s/it'\\''s/r1'"));
   EXPECT_TRUE(has_line(script, "export NCCL_DEBUG=WARN"));
-  EXPECT_TRUE(has_line(script, "  --ranks-per-node 8 --min-nodes 2"));
-  EXPECT_NE(script.find("--set seed=2)"), std::string::npos);
+  EXPECT_TRUE(has_line(script, "  --ranks-per-node 8 --min-nodes 2)"));
+  EXPECT_TRUE(has_line(script, "supervisor=(/opt/demist run '/s/it'\\''s/r1'"));
+  EXPECT_TRUE(has_line(script, "  --recorded --expect 0123456789abcdef"))
+      << "the user may edit his recipe while the job waits, runs or is requeued";
   p.nodes = {3, 3};
   p.chained = true;
   p.avoid = {"n7"};
@@ -66,7 +66,7 @@ TEST(JobScript, AsksForWhatThePlanSays) {
   EXPECT_TRUE(has_line(script, "#SBATCH --exclude=n[1-2],n7")) << "of two options one would hold";
   EXPECT_TRUE(has_line(script, "#SBATCH --exclusive"));
   EXPECT_EQ(script.find("#SBATCH -x"), std::string::npos);
-  EXPECT_TRUE(has_line(script, "  --stage adapt"));
+  EXPECT_TRUE(has_line(script, "  --stage adapt)"));
   p.profile = parse_profile("stop_seconds: 0", "c");
   EXPECT_EQ(job_script(p).find("#SBATCH --signal"), std::string::npos);
 }

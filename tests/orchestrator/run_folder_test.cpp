@@ -90,5 +90,84 @@ TEST_F(RunFolderTest, IsDescribedStageByStage) {
   EXPECT_NE(text.find("not begun   pretrain, adapt, score\n"), std::string::npos) << text;
 }
 
+// A recipe with relative paths, which count in its hashes as they stand there.
+class RecordTest : public testing::Test {
+ protected:
+  RecordTest() {
+    atomic_write(root_ / "r.textproto",
+                 R"(name: "r" stages { name: "a" kind: PREPARE command: "true" product: "b" })"
+                 R"( stages { name: "c.d" kind: PREPARE command: "x/y" "z" product: "{run}/e" })");
+    run_ = load_recipe(root_ / "r.textproto", {"run_dir=" + folder_.string(), "seed=3"});
+    fs::create_directories(folder_);
+    write_record(run_);
+  }
+  static void expect_same(const RunConfig& run, const RunConfig& other) {
+    EXPECT_EQ(run.hash, other.hash);
+    ASSERT_EQ(run.stages.size(), other.stages.size());
+    for (std::size_t i = 0; i < run.stages.size(); ++i)
+      EXPECT_EQ(run.stages[i].hash, other.stages[i].hash) << run.stages[i].name;
+  }
+
+  const test::TemporaryFolder temporary_;
+  const fs::path root_ = temporary_.path(), folder_ = root_ / "run";
+  RunConfig run_;
+};
+
+TEST_F(RecordTest, ARunIsReadBackAsItWasStarted) {
+  atomic_write(root_ / "r.textproto", "edited since");
+  const RunConfig again = load_record(folder_, RanksOf::recipe, record_hash(run_));
+  expect_same(again, run_);
+  EXPECT_EQ(again.resolved, run_.resolved);
+  EXPECT_EQ(again.seed, 3u);
+  EXPECT_EQ(again.record, record_hash(run_));
+  EXPECT_EQ(std::get<PrepareStage>(again.stages[0].work).product, root_ / "b");
+  EXPECT_EQ(std::get<PrepareStage>(again.stages[1].work).product, folder_ / "e");
+}
+
+TEST_F(RecordTest, ACopiedRecordIsOfTheFolderItLiesIn) {
+  const fs::path copy = root_ / "copy";
+  fs::copy(folder_, copy);
+  const RunConfig again = load_record(copy);
+  expect_same(again, run_);
+  EXPECT_EQ(again.run_dir, copy);
+  EXPECT_EQ(again.stages[0].folder, copy / "a");
+}
+
+TEST_F(RecordTest, AnEditedRecordIsARecipeOfItsOwn) {
+  const fs::path file = folder_ / "recipe.textproto";
+  EXPECT_TRUE(is_record(file));
+  const std::string text = read_file(file);
+  atomic_write(file, text + "# a word of its author's\n");
+  EXPECT_FALSE(is_record(file));
+  std::string other = text;
+  other.replace(other.find("seed: 3"), 7, "seed: 4");
+  atomic_write(file, other);
+  const RunConfig edited = load_record(folder_);
+  EXPECT_EQ(edited.seed, 4u);
+  EXPECT_NE(edited.hash, run_.hash);
+  EXPECT_NE(edited.stages[0].hash, run_.stages[0].hash);
+  EXPECT_THROW(load_record(folder_, RanksOf::recipe, record_hash(run_)), ConfigError);
+  atomic_write(file, text.substr(0, text.find('\n')));  // no more than the first line
+  EXPECT_THROW(load_record(folder_), ConfigError);
+  atomic_write(file, run_.resolved);  // as versions before wrote it
+  EXPECT_TRUE(is_record(file));
+  EXPECT_NE(load_record(folder_).hash, run_.hash);
+}
+
+TEST_F(RecordTest, ARunThatWasStartedAnewIsNotWhatAnAttemptBeganWith) {
+  const std::string began_with = record_hash(run_);
+  write_record(load_recipe(root_ / "r.textproto",
+                           {"run_dir=" + folder_.string(), "seed=3", "recovery.attempts=7"}));
+  EXPECT_THROW(load_record(folder_, RanksOf::recipe, began_with), ConfigError);
+  expect_same(load_record(folder_), run_);
+}
+
+TEST_F(RecordTest, WhatCannotBeReadIsTheMachinesTrouble) {
+  fs::remove(folder_ / "recipe.textproto");
+  EXPECT_THROW(load_record(folder_), UnreadError) << "it was there";
+  fs::create_symlink("/proc/self/mem", folder_ / "recipe.textproto");  // EIO
+  EXPECT_THROW(load_record(folder_), UnreadError);
+}
+
 }  // namespace
 }  // namespace demist

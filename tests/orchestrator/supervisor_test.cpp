@@ -18,8 +18,8 @@ namespace {
 
 SupervisorOptions options(int ranks) {
   SupervisorOptions o;
-  o.recipe = "r.textproto";
-  o.overrides = {"a=1", "b=2"};
+  o.run_dir = "runs/r";
+  o.record = "abc";
   o.ranks = ranks;
   return o;
 }
@@ -32,10 +32,10 @@ Crew crew(int ranks) {
 
 TEST(Supervisor, OneRankNeedsNoMpirun) {
   const StageConfig stage{"mlm", TrainingStage{}, "runs/r/mlm", "", {}};
-  const std::vector<std::string> expected{"/bin/demist", "train",      "r.textproto", "--stage",
-                                          "mlm",         "--set",      "a=1",         "--set",
-                                          "b=2",         "--progress", "lines"};
-  EXPECT_EQ(stage_command(options(1), "/bin/demist", stage, crew(1)), expected);
+  const std::vector<std::string> expected{"/bin/demist", "train", "runs/r",     "--record", "abc",
+                                          "--stage",     "mlm",   "--progress", "lines"};
+  EXPECT_EQ(stage_command(options(1), "/bin/demist", stage, crew(1)), expected)
+      << "the user may edit his recipe between two attempts";
 }
 
 TEST(Supervisor, SeveralRanksForStagesThatUseThem) {
