@@ -350,7 +350,7 @@ RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& over
   std::string text;
   try {
     text = read_file(file);
-  } catch (const Error& error) {
+  } catch (const DataError& error) {
     throw ConfigError(error.what());
   }
   return parse_recipe(text, file, overrides, ranks);

@@ -141,7 +141,8 @@ checkpoint::Retention retention_of(const RunConfig& run, const StageConfig& stag
 enum class RanksOf { recipe, launcher };
 
 // Reads a recipe and applies "path=value" overrides in order. Throws ConfigError:
-// "file:line:column: field: problem; remedy".
+// "file:line:column: field: problem; remedy", and UnreadError for a file that the system does not
+// read.
 RunConfig load_recipe(const fs::path& file, const std::vector<std::string>& overrides = {},
                       RanksOf ranks = RanksOf::recipe);
 // The same for text that came from `file` (its folder anchors relative paths).

@@ -148,6 +148,12 @@ ExitCode run_opened(const mpi::Comm& world, const RunConfig& run, const StageCon
 
 }  // namespace
 
+void leave_reason(const fs::path& run_dir, const std::string& stage, int rank,
+                  const mpi::Outcome& failure) {
+  write_exit_record(run_dir, {unix_seconds(), stage, rank, node_name(), failure.code,
+                              failure.message, failure.agreed, failure.machine});
+}
+
 std::string stage_names(const RunConfig& run) {
   std::vector<std::string> known;
   for (const StageConfig& stage : run.stages) known.push_back(stage.name);
@@ -183,10 +189,7 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
                           stop_request_of(stage));
     return run_opened(watch.world(), run, stage, progress, state);
   } catch (...) {
-    const mpi::Outcome failure = mpi::attempt([] { throw; });
-    write_exit_record(run.run_dir,
-                      {unix_seconds(), stage.name, world.rank(), node_name(), failure.code,
-                       failure.message, failure.agreed, failure.machine});
+    leave_reason(run.run_dir, stage.name, world.rank(), mpi::attempt([] { throw; }));
     throw;
   }
 }

@@ -15,6 +15,10 @@ namespace demist {
 ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                    ProgressStyle progress);
 
+// Writes a rank's exit record.
+void leave_reason(const fs::path& run_dir, const std::string& stage, int rank,
+                  const mpi::Outcome& failure);
+
 std::string stage_names(const RunConfig& run);  // "tokenizer, corpus, pretrain"
 
 }  // namespace demist

@@ -25,6 +25,32 @@ RunConfig read_recipe(const Options& options) {
   return load_recipe(find_recipe(given), options.all("set"), RanksOf::launcher);
 }
 
+// A recipe that nobody finds or understands is the user's error, one that only some ranks do not is
+// their machine's trouble.
+RunConfig open_recipe(const mpi::Comm& world, const Options& options) {
+  RunConfig run;
+  try {
+    mpi::together_alike(world, "read recipe", [&] {
+      try {
+        run = read_recipe(options);
+      } catch (const ConfigError& error) {
+        throw DataError(error.what());
+      }
+    });
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::data) throw AgreedError(ExitCode::usage, error.what());
+    // Who cannot see the run folder must not make one. Any other error may be about the run that
+    // works there now.
+    std::error_code unseen;
+    if (options.has("record") && error.code() == ExitCode::environment &&
+        fs::is_directory(options.positionals().front(), unseen))
+      leave_reason(options.positionals().front(), options.get("stage", ""), world.rank(),
+                   mpi::attempt([] { throw; }));
+    throw;
+  }
+  return run;
+}
+
 }  // namespace
 
 int train(const Arguments& arguments, const mpi::Comm& world) {
@@ -47,7 +73,7 @@ int train(const Arguments& arguments, const mpi::Comm& world) {
   if (!options.parse(arguments)) return 0;
   if (options.has("record") && !options.all("set").empty())
     throw ConfigError("--set changes a recipe, and --record takes one as it is");
-  const RunConfig run = read_recipe(options);
+  const RunConfig run = open_recipe(world, options);
   const std::string style = options.choice("progress", {"auto", "terminal", "lines", "none"});
   ProgressStyle progress = detect_progress_style();
   if (style == "terminal") progress = ProgressStyle::terminal;

@@ -89,11 +89,29 @@ def is_elsewhere(run):
     expect("on elsewhere: demist cancel" in said and "process 42" in said, said)
 
 
+def is_hidden(run):
+    """A recipe that one rank's machine does not have is that machine's trouble, one that nobody has the user's."""
+    for ranks, code, words in (("1", 5, "rank 1"), ("0 | 1", 2, "there is no recipe")):
+        wrapper = run.folder.with_name("hides")
+        wrapper.write_text(f"""#!/bin/sh
+case $OMPI_COMM_WORLD_RANK in
+  {ranks}) exec {run.binary} train /no/such.textproto --stage {TRAINED} ;;
+esac
+exec "$@"
+""")
+        wrapper.chmod(0o755)
+        done = subprocess.run([*MPIRUN, str(wrapper), *run.command(TRAINED)], check=False, env=run.environment,
+                              capture_output=True, text=True)
+        expect(done.returncode == code, f"ended with {done.returncode}, expected {code}: {done.stderr}")
+        expect(words in done.stderr, f"wrong: {done.stderr}")
+
+
 def main():
     binary, configs = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="demist-by-hand-") as root:
         run = ByHand(binary, configs, pathlib.Path(root) / "run")
         run.prepare()
+        is_hidden(run)
         expect(socket.gethostname() in (run.folder / "lock").read_text(), "the lock does not name its holder")
         process = is_cancelled(run)
         is_ended_at_once(run, process)

@@ -164,6 +164,17 @@ def unread_on_one_machine(binary, configs, root):
     return run.hash()
 
 
+def unseen_record(binary, configs, root):
+    """The same for what every attempt works from."""
+    run = make(binary, configs, root / "unseen-record", "recovery.delay_seconds=0.1")
+    hides(run, run.folder)
+    run.start().wait_for_steps(1)
+    run.stop()
+    [ended] = run.failures()
+    run.expect(ended["code"] == 5 and ended["again"], f"wrong: {ended}")
+    run.expect("rank 1" in ended["cause"] and "recipe.textproto" in ended["cause"] and ended["host"], f"wrong: {ended}")
+
+
 def bad_steps(binary, configs, root):
     """Steps that count as bad are skipped and gone back from alike on any ranks, and after crashes on the way."""
     settings = ("stages.pretrain.steps=60", "checkpoint.every_steps=5", "checkpoint.keep_last=3")
@@ -215,6 +226,7 @@ def main():
         expect(edited(binary, configs, root) == expected, "the hashes differ")
         if may_mount():
             expect(unread_on_one_machine(binary, configs, root) == expected, "the hashes differ")
+            unseen_record(binary, configs, root)
         bad_steps(binary, configs, root)
         hopeless(binary, configs, root)
 

@@ -9,6 +9,7 @@
 #include "core/file.hpp"
 #include "core/heartbeat.hpp"
 #include "orchestrator/cli.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/process.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/stop_file.hpp"
@@ -267,6 +268,12 @@ TEST(Commands, ARecordIsTakenAsItIs) {
     return words;
   };
   EXPECT_EQ(code_of(with(train, "abc")), ExitCode::usage) << "another run was started here";
+  EXPECT_FALSE(fs::exists(root.path() / "ranks")) << "and may leave reasons of its own";
+  fs::remove(root.path() / "recipe.textproto");
+  fs::create_symlink("/proc/self/mem", root.path() / "recipe.textproto");  // EIO
+  EXPECT_EQ(code_of(with(train, record_hash(run))), ExitCode::environment);
+  EXPECT_TRUE(fs::exists(root.path() / "ranks/corpus.0.exit"));
+  EXPECT_EQ(first_cause(root.path(), "corpus")->machine, node_name());
 }
 
 TEST(Commands, TrainNeedsAStageOfTheRecipe) {

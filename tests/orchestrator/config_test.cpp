@@ -399,6 +399,7 @@ TEST(Config, MissingStageIsNamed) {
   const RunConfig run = parse(kRecipe);
   EXPECT_THROW(run.stage("nope"), ConfigError);
   EXPECT_THROW(load_recipe("no/such/file.textproto"), ConfigError);
+  EXPECT_THROW(load_recipe("/proc/self/mem"), UnreadError);  // EIO
   EXPECT_THROW(find_recipe("no_such_recipe"), ConfigError);
 }
 
