@@ -20,10 +20,13 @@ using nlohmann::ordered_json;
 
 std::optional<StageState> read_state(const fs::path& path) {
   if (!fs::exists(path)) return std::nullopt;
+  const std::string text = read_file(path);
   try {
-    return stage_state_from_json(read_file(path));
-  } catch (const Error& error) {
-    throw DataError(path.string() + ": " + error.what() + "; delete the stage's folder to redo it");
+    return stage_state_from_json(text);
+  } catch (const DataError& error) {
+    throw DataError(path.string() + ": " + error.what() +
+                    "; delete this file and nothing else: the stage goes on from the checkpoints "
+                    "and files that it has made");
   }
 }
 

@@ -87,6 +87,22 @@ def training_does_not_begin_anew_silently(bench):
     bench.run(folder, 0)
 
 
+def a_damaged_state_costs_no_checkpoint(bench):
+    for name in ("started.json", "done.json"):
+        folder = bench.copy(f"damaged-{name}", without=("adapt", "score"))
+        stage = folder / "pretrain"
+        if name == "started.json":
+            (stage / "done.json").unlink()
+        (stage / name).write_text("")
+        output = bench.run(folder, WRONG_DATA)
+        expect(f"{stage / name}: " in output and "delete this file and nothing else" in output, output)
+        (stage / name).unlink()
+        output = bench.run(folder, 0)
+        expect(f"stage pretrain goes on from step {STEPS}" in output, output)
+        for each in ("pretrain", "adapt"):
+            expect(bench.hash(folder, each) == bench.hash(bench.root / "base", each), f"{each} has other bits")
+
+
 def what_made_nothing_is_no_obstacle(bench):
     folder = bench.copy("failed", without=("pretrain", "adapt", "score"))
     bench.run(folder, NUMERIC, "--set", "stages.pretrain.optimizer.lr=1e30",
@@ -137,7 +153,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="demist-damage-") as root:
         bench = Bench(*sys.argv[1:], root)
         for check in (a_damaged_result_is_not_replaced_by_an_older_one, training_does_not_begin_anew_silently,
-                      what_made_nothing_is_no_obstacle, lost_results_are_made_again,
+                      a_damaged_state_costs_no_checkpoint, what_made_nothing_is_no_obstacle, lost_results_are_made_again,
                       a_damaged_corpus_is_built_again, refusals_leave_the_record_alone):
             check(bench)
             print(check.__name__.replace("_", " "))

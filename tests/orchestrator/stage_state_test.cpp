@@ -141,6 +141,21 @@ TEST_F(StageStateTest, DamagedFileIsNamed) {
     FAIL();
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("done.json"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("delete this file and nothing else"),
+              std::string::npos)
+        << "the stage's folder holds its checkpoints";
+  }
+}
+
+TEST_F(StageStateTest, AFileThatTheSystemDoesNotReadIsNotDamaged) {
+  fs::create_directories(folder_ / "tok");
+  for (const char* name : {"started.json", "done.json"})
+    fs::create_symlink("/proc/self/mem", folder_ / "tok" / name);  // EIO
+  for (const auto read : {read_started, read_done}) {
+    const mpi::Outcome outcome = mpi::attempt([&] { read(run_.stages[0]); });
+    EXPECT_EQ(outcome.code, ExitCode::environment);
+    EXPECT_FALSE(outcome.machine.empty());
+    EXPECT_EQ(outcome.message.find("delete"), std::string::npos) << outcome.message;
   }
 }
 
