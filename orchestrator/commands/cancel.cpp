@@ -34,22 +34,20 @@ void scancel(const slurm::Job& job) {
 // Jobs in the queue: only those that wait, or all.
 void cancel_jobs(const Inspection& found, bool waiting_only) {
   for (const slurm::Job& job : found.jobs) {
-    const auto* row = found.queue.find(job);
-    if (row == nullptr || !row->is_live()) continue;
-    if (!waiting_only || row->state == "PENDING") scancel(job);
+    if (!found.queue.is_live(job)) continue;
+    if (!waiting_only || found.queue.find(job)->is_waiting()) scancel(job);
   }
 }
 
 void require_answer(const Inspection& found) {
-  if (!found.jobs.empty() && !found.queue.answered)
-    throw EnvironmentError("squeue gives no answer: " + found.queue.problem +
-                           "; the run stops itself when it sees " + kStopFile +
+  const std::string doubt = found.queue.doubt(found.jobs);
+  if (!doubt.empty())
+    throw EnvironmentError(doubt + "; the run stops itself when it sees " + kStopFile +
                            " in its folder; try again for what waits in the queue");
 }
 
-// False: that has to be done elsewhere, and it has said where.
-bool stop_at_once(const fs::path& run, const Inspection& found) {
-  cancel_jobs(found, false);
+// Where no job stands for it. False: that has to be done elsewhere, and it has said where.
+bool end_worker(const fs::path& run, const Inspection& found) {
   const auto worker = slurm::worker_of(found.facts);
   if (!worker) return true;
   const bool here = worker->host == found.facts.host && slurm::is_demist(worker->process);
@@ -111,13 +109,15 @@ int cancel(const Arguments& arguments, const mpi::Comm&) {
   }
   atomic_write(run / kStopFile, "");
   append_event(run, "stop_asked", {{"host", host_name()}});
+  cancel_jobs(before, !options.has("now"));
   require_answer(before);
-  cancel_jobs(before, true);
   constexpr int unreached = static_cast<int>(ExitCode::environment);
-  if (options.has("now")) return stop_at_once(run, before) ? 0 : unreached;
+  if (options.has("now")) return end_worker(run, before) ? 0 : unreached;
   if (wait_for_end(run, patience)) return 0;
   std::printf("it has not stopped in time\n");
-  stop_at_once(run, slurm::inspect_run(run));
+  const Inspection after = slurm::inspect_run(run);
+  cancel_jobs(after, false);
+  end_worker(run, after);
   return unreached;
 }
 

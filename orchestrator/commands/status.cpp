@@ -57,6 +57,8 @@ ordered_json to_json(const fs::path& folder, const Inspection& found) {
                   {"reason", queued->reason},
                   {"on", queued->nodes},
                   {"restarts", queued->restarts}});
+    else if (found.queue.untold.contains(job.id))
+      row.update({{"state", "UNKNOWN"}, {"reason", found.queue.untold.at(job.id)}});
     jobs.push_back(row);
   }
   json["goodput"] = to_json(goodput_of(folder));
@@ -74,7 +76,11 @@ std::string to_text(const fs::path& folder, const Inspection& found, const Goodp
   text += "\n";
   for (const slurm::Job& job : found.jobs) {
     const auto* row = found.queue.find(job);
-    if (row == nullptr) continue;
+    if (row == nullptr) {
+      if (found.queue.untold.contains(job.id))
+        text += "  job " + job.id + "  UNKNOWN (" + found.queue.untold.at(job.id) + ")\n";
+      continue;
+    }
     text +=
         "  job " + job.id + (job.stage.empty() ? "" : " (" + job.stage + ")") + "  " + row->state;
     if (row->reason != "None") text += " (" + row->reason + ")";

@@ -67,28 +67,99 @@ bool is_ours(const std::string& comment, const Job& job) {
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-QueueAnswer ask_one_cluster(const std::string& cluster, const std::vector<std::string>& ids) {
-  const Captured said = capture_process({with_cluster({"squeue", "--noheader", "--states=all",
-                                                       "--jobs=" + join(ids, ","), kQueueColumns},
-                                                      cluster),
-                                         {}},
-                                        kQueryPatience);
-  // It forgets jobs some minutes after their end.
-  const bool forgotten = said.error.find("Invalid job id") != std::string::npos;
-  if (said.code != 0 && !forgotten) return {false, first_line(said.error), {}};
-  return {true, "", parse_queue(said.output)};
-}
-
-}  // namespace
-
-bool QueueRow::is_live() const {
+bool is_live_state(const std::string& state) {
   static const char* const live[] = {"PENDING",     "RUNNING",   "CONFIGURING", "COMPLETING",
                                      "STOPPED",     "SUSPENDED", "REQUEUED",    "REQUEUE_HOLD",
                                      "RESIZING",    "SIGNALING", "STAGE_OUT",   "REQUEUE_FED",
                                      "SPECIAL_EXIT"};
   return std::any_of(std::begin(live), std::end(live),
-                     [this](const char* word) { return state == word; });
+                     [&](const char* word) { return state == word; });
 }
+
+bool is_denial(const Captured& said) {
+  return said.code != 0 && said.error.find("Invalid job id") != std::string::npos;
+}
+
+QueueAnswer ask_squeue(const std::string& cluster, const std::vector<std::string>& ids) {
+  const Captured said = capture_process({with_cluster({"squeue", "--noheader", "--states=all",
+                                                       "--jobs=" + join(ids, ","), kQueueColumns},
+                                                      cluster),
+                                         {}},
+                                        kQueryPatience);
+  if (said.code != 0 && !is_denial(said))
+    return {false, "squeue gives no answer: " + first_line(said.error), {}, {}, {}};
+  QueueAnswer answer{true, "", parse_queue(said.output), {}, {}};
+  // It forgets jobs some minutes after their end; asked for several it only leaves those out.
+  if (is_denial(said) && ids.size() == 1) answer.denied.insert(ids.front());
+  return answer;
+}
+
+// A word of Slurm's about one job: a row, that it is over (`known`, no row), or nothing.
+struct Word {
+  bool known = false;
+  std::optional<QueueRow> row;
+  std::string problem;
+};
+
+Word ask_controller(const Job& job) {
+  std::vector<std::string> command{"scontrol", "--oneliner", "show", "job", job.id};
+  if (!job.cluster.empty()) command.insert(command.begin() + 1, "--clusters=" + job.cluster);
+  const Captured said = capture_process({command, {}}, kQueryPatience);
+  if (is_denial(said)) return {true, std::nullopt, ""};
+  if (const auto row = parse_shown_job(said.output); said.code == 0 && row && row->id == job.id)
+    return {true, row, ""};
+  const std::string why = first_line(said.error);
+  return {false, std::nullopt, "scontrol gives no answer" + (why.empty() ? "" : ": " + why)};
+}
+
+Captured ask_sacct(const Job& job) {
+  // Without a start it looks back to midnight only.
+  const auto submitted = static_cast<std::time_t>(job.submitted) - 60;
+  std::tm parts{};
+  localtime_r(&submitted, &parts);
+  std::array<char, 32> start{};
+  std::strftime(start.data(), start.size(), "%FT%T", &parts);
+  return capture_process(
+      {with_cluster({"sacct", "--allocations", "--parsable2", "--noheader", "--jobs=" + job.id,
+                     std::string("--starttime=") + start.data(),
+                     "--format=JobIDRaw,State,ExitCode,Elapsed,NodeList,Comment"},
+                    job.cluster),
+       {}},
+      kQueryPatience);
+}
+
+Word ask_accountant(const Job& job) {
+  const Captured said = ask_sacct(job);
+  const std::vector<AccountRow> rows = parse_accounting(said.output);
+  const std::string why = first_line(said.error);
+  if (said.code != 0)
+    return {false, std::nullopt, "sacct gives no answer" + (why.empty() ? "" : ": " + why)};
+  if (rows.empty()) return {false, std::nullopt, "sacct knows nothing of it"};
+  const AccountRow& last = rows.back();
+  if (!last.is_live()) return {true, std::nullopt, ""};
+  return {true, QueueRow{last.id, last.state, "None", last.nodes, "", 0, last.comment}, ""};
+}
+
+// squeue does not show this one. `problem`: why the controller was not to be reached for another,
+// which is not tried once more.
+void look_further(const Job& job, std::string& problem, QueueAnswer& answer) {
+  const Word shown = problem.empty() ? ask_controller(job) : Word{false, std::nullopt, problem};
+  problem = shown.problem;
+  const Word word = shown.known ? shown : ask_accountant(job);
+  if (word.row)
+    answer.rows.push_back(*word.row);
+  else if (shown.known)
+    answer.denied.insert(job.id);
+  else if (!word.known)
+    answer.untold[job.id] =
+        "squeue does not show job " + job.id + ", " + shown.problem + ", " + word.problem;
+}
+
+}  // namespace
+
+bool QueueRow::is_live() const { return is_live_state(state); }
+bool QueueRow::is_waiting() const { return state == "PENDING" || state.starts_with("REQUEUE"); }
+bool AccountRow::is_live() const { return is_live_state(state); }
 
 std::string folder_mark(const fs::path& run_dir) {
   return sha256_hex(fs::weakly_canonical(fs::absolute(run_dir)).string()).substr(0, kHashDigits);
@@ -146,8 +217,25 @@ std::vector<AccountRow> parse_accounting(const std::string& lines) {
   std::vector<AccountRow> rows;
   for (const auto& row : table(lines, '|', 5))
     // "CANCELLED by 1000"
-    rows.push_back({row[0], row[1].substr(0, row[1].find(' ')), row[2], row[3], row[4]});
+    rows.push_back({row[0], row[1].substr(0, row[1].find(' ')), row[2], row[3], row[4],
+                    row.size() > 5 ? row[5] : ""});
   return rows;
+}
+
+std::optional<QueueRow> parse_shown_job(const std::string& line) {
+  std::map<std::string, std::string> values;
+  std::istringstream words(line);
+  for (std::string word; words >> word;)
+    if (const auto equals = word.find('='); equals != std::string::npos)
+      values.try_emplace(word.substr(0, equals), word.substr(equals + 1));
+  if (values["JobId"].empty() || values["JobState"].empty()) return std::nullopt;
+  const auto known = [&](const char* name) {
+    return values[name] == "(null)" || values[name] == "Unknown" ? "" : values[name];
+  };
+  return QueueRow{values["JobId"],    values["JobState"],
+                  values["Reason"],   known("NodeList"),
+                  known("StartTime"), static_cast<int>(number(values["Restarts"])),
+                  known("Comment")};
 }
 
 const QueueRow* QueueAnswer::find(const Job& job) const {
@@ -156,32 +244,45 @@ const QueueRow* QueueAnswer::find(const Job& job) const {
   return nullptr;
 }
 
-QueueAnswer ask_queue(const std::vector<Job>& jobs) {
+bool QueueAnswer::is_live(const Job& job) const {
+  const QueueRow* row = find(job);
+  return row != nullptr && row->is_live();
+}
+
+std::string QueueAnswer::doubt(const Job& job) const {
+  if (!answered) return problem;
+  const auto found = untold.find(job.id);
+  return found == untold.end() ? "" : found->second;
+}
+
+std::string QueueAnswer::doubt(const std::vector<Job>& jobs) const {
+  for (const Job& job : jobs)
+    if (std::string why = doubt(job); !why.empty()) return why;
+  return "";
+}
+
+QueueAnswer ask_queue(const std::vector<Job>& jobs, const std::set<std::string>& over) {
   std::map<std::string, std::vector<std::string>> of_cluster;
   for (const Job& job : jobs) of_cluster[job.cluster].push_back(job.id);
-  QueueAnswer all{true, "", {}};
+  QueueAnswer all{true, "", {}, {}, {}};
   for (const auto& [cluster, ids] : of_cluster) {
-    QueueAnswer answer = ask_one_cluster(cluster, ids);
+    QueueAnswer answer = ask_squeue(cluster, ids);
     if (!answer.answered) return answer;
     all.rows.insert(all.rows.end(), answer.rows.begin(), answer.rows.end());
+    all.denied.merge(answer.denied);
+  }
+  std::string problem;
+  for (const Job& job : jobs) {
+    const bool shown = std::any_of(all.rows.begin(), all.rows.end(),
+                                   [&](const QueueRow& row) { return row.id == job.id; });
+    if (!shown && !over.contains(job.id) && !all.denied.contains(job.id))
+      look_further(job, problem, all);
   }
   return all;
 }
 
 std::optional<AccountRow> ask_accounting(const Job& job) {
-  // Without a start it looks back to midnight only.
-  const auto submitted = static_cast<std::time_t>(job.submitted) - 60;
-  std::tm parts{};
-  localtime_r(&submitted, &parts);
-  std::array<char, 32> start{};
-  std::strftime(start.data(), start.size(), "%FT%T", &parts);
-  const Captured said =
-      capture_process({with_cluster({"sacct", "--allocations", "--parsable2", "--noheader",
-                                     "--jobs=" + job.id, std::string("--starttime=") + start.data(),
-                                     "--format=JobIDRaw,State,ExitCode,Elapsed,NodeList"},
-                                    job.cluster),
-                       {}},
-                      kQueryPatience);
+  const Captured said = ask_sacct(job);
   if (said.code != 0) return std::nullopt;
   const std::vector<AccountRow> rows = parse_accounting(said.output);
   if (rows.empty()) return std::nullopt;

@@ -1,9 +1,11 @@
-// What squeue and sacct say about jobs. An empty answer is an answer; no answer is none.
+// What Slurm says about jobs. No answer says nothing; nor does an empty one of squeue alone.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,23 +34,37 @@ struct QueueRow {
   std::string start;  // of a pending job: expected, "2026-11-23T13:30:14", or "N/A"
   int restarts = 0;
   std::string comment;
-  bool is_live() const;  // waits, runs or is being ended
+  bool is_live() const;     // waits, runs or is being ended
+  bool is_waiting() const;  // for its first start, or for another
 };
 struct AccountRow {
   std::string id, state, exit_code, elapsed, nodes;
+  std::string comment;  // sites may not keep it
+  bool is_live() const;
 };
 std::vector<QueueRow> parse_queue(const std::string& lines);
 std::vector<AccountRow> parse_accounting(const std::string& lines);
+// Of one line of `scontrol --oneliner show job`; none when it tells of no job.
+std::optional<QueueRow> parse_shown_job(const std::string& line);
 
 struct QueueAnswer {
   bool answered = false;
   std::string problem;  // why not
   std::vector<QueueRow> rows;
+  // Jobs of which nobody could tell whether they live: by their id, what was asked for nothing.
+  std::map<std::string, std::string> untold;
+  std::set<std::string> denied;  // ids that Slurm's controller has said it does not know
   // None for a job whose comment tells of another recipe or another folder.
   const QueueRow* find(const Job& job) const;
+  bool is_live(const Job& job) const;
+  // Why it cannot be told whether this job lives; "": it can.
+  std::string doubt(const Job& job) const;
+  std::string doubt(const std::vector<Job>& jobs) const;  // of the first such job
 };
-// Rows of these jobs; of a reused id that is somebody else's by now, none.
-QueueAnswer ask_queue(const std::vector<Job>& jobs);
+// Rows of these jobs; of a reused id that is somebody else's by now, none. A job that squeue does
+// not show is asked for by itself, of the controller and then of accounting, but for those in
+// `over`.
+QueueAnswer ask_queue(const std::vector<Job>& jobs, const std::set<std::string>& over);
 // What accounting knows of one job; nothing where there is no accounting.
 std::optional<AccountRow> ask_accounting(const Job& job);
 

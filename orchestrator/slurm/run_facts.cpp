@@ -99,12 +99,13 @@ std::string tail_of(const fs::path& file, std::size_t bytes) {
 std::optional<Job> current_job(const std::vector<Job>& jobs, const QueueAnswer& answer) {
   std::optional<Job> waiting;
   for (const Job& job : jobs) {
-    const QueueRow* row = answer.find(job);
-    if (row == nullptr || !row->is_live()) continue;
-    if (row->state != "PENDING") return job;
+    if (!answer.is_live(job)) continue;
+    if (const QueueRow* row = answer.find(job); row->state != "PENDING") return job;
     if (!waiting) waiting = job;
   }
   if (waiting) return waiting;
+  for (const Job& job : jobs)
+    if (!answer.doubt(job).empty() && answer.answered) return job;
   // A stage that fails takes those with it that waited for it; they are not what matters.
   for (auto job = jobs.rbegin(); job != jobs.rend(); ++job) {
     const QueueRow* row = answer.find(*job);
@@ -124,6 +125,12 @@ std::string Inspector::events_of_runs() {
   return lines;
 }
 
+std::set<std::string> Inspector::jobs_over() {
+  std::set<std::string> over = events_in(events_of_runs()).jobs_over;
+  over.insert(gone_.begin(), gone_.end());
+  return over;
+}
+
 Inspection Inspector::look() {
   Inspection found;
   found.run = load_recipe(run_dir_ / "recipe.textproto",
@@ -131,12 +138,14 @@ Inspection Inspector::look() {
   found.jobs = read_jobs(run_dir_);
   RunFacts& facts = found.facts;
   // Slurm first: what the folder says afterwards is newer, and wins.
-  if (!found.jobs.empty()) found.queue = ask_queue(found.jobs);
-  facts.queue_answered = found.queue.answered;
-  facts.queue_problem = found.queue.problem;
+  if (!found.jobs.empty()) found.queue = ask_queue(found.jobs, jobs_over());
+  gone_.insert(found.queue.denied.begin(), found.queue.denied.end());
   facts.job = current_job(found.jobs, found.queue);
-  if (facts.job)
+  if (facts.job) {
+    facts.queue_problem = found.queue.doubt(*facts.job);
+    facts.queue_answered = facts.queue_problem.empty();
     if (const QueueRow* row = found.queue.find(*facts.job)) facts.row = *row;
+  }
   if (facts.job && !(facts.row && facts.row->is_live())) facts.account = ask_accounting(*facts.job);
   facts.host = host_name();
   // Before what is told of ends: who has let go of it has told.

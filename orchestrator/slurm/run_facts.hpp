@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,8 @@ namespace demist::slurm {
 // The last `bytes` of a file, whole lines only; "" when there is none.
 std::string tail_of(const std::filesystem::path& file, std::size_t bytes);
 
-// The job that matters now: the first that runs, else the first that waits, else the last.
+// The job that matters now: the first that runs, else the first that waits, else the first of which
+// nobody knows whether it lives, else the last.
 std::optional<Job> current_job(const std::vector<Job>& jobs, const QueueAnswer& answer);
 
 struct Inspection {
@@ -29,13 +31,15 @@ class Inspector {
  public:
   explicit Inspector(std::filesystem::path run_dir);  // a run folder
   Inspection look();                                  // asks Slurm only about jobs of this run
+  std::set<std::string> jobs_over();                  // ids that Slurm need not be asked about
 
  private:
   std::string events_of_runs();
 
   std::filesystem::path run_dir_;
   GrowingFile file_;
-  std::string lines_;  // of it, those that matter
+  std::string lines_;           // of it, those that matter
+  std::set<std::string> gone_;  // jobs that Slurm's controller did not know any more
 };
 inline Inspection inspect_run(const std::filesystem::path& run_dir) {
   return Inspector(run_dir).look();

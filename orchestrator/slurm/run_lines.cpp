@@ -71,10 +71,12 @@ void note_job(const json& line, const std::string& event, double time, RunEvents
   if (event == "job_start") {
     events.job_started = time;
     events.job = line.value("job", "");
+    events.jobs_over.erase(events.job);
   } else if (event == "job_end") {
     events.job_ended = time;
     events.job_code = whole_number(line, "code", 0);
     events.job_reason = line.value("reason", "");
+    events.jobs_over.insert(line.value("job", ""));
   } else if (event == "job_requeue") {
     events.requeued = time;
   } else if (event == "job_signal" || event == "stop_asked") {

@@ -20,9 +20,7 @@ constexpr double kGrace = 60;
 constexpr int kSaved = 75;
 
 bool is_in_queue(const RunFacts& f) { return f.row && f.row->is_live(); }
-bool is_pending(const RunFacts& f) {
-  return f.row && (f.row->state == "PENDING" || f.row->state.starts_with("REQUEUE"));
-}
+bool is_pending(const RunFacts& f) { return f.row && f.row->is_waiting(); }
 
 // Neither supervised nor submitted: what there is comes from `demist train` under a user's mpirun.
 bool was_never_supervised(const RunFacts& f) {
@@ -101,7 +99,9 @@ std::string failure_text(const RunFacts& f) {
   const RunEvents& e = f.events;
   std::vector<std::string> known;
   if (!e.cause.empty() && e.failed >= e.started) known.push_back(e.cause);
-  if (f.account && f.account->state != "COMPLETED" && f.account->state != "FAILED")
+  // Accounting may be late, and call alive what the controller does not know any more.
+  const bool told = f.account && !f.account->is_live();
+  if (told && f.account->state != "COMPLETED" && f.account->state != "FAILED")
     known.push_back("Slurm: " + f.account->state);
   const bool by_script = e.job_ended >= e.started && !e.job_reason.empty();
   if (known.empty() && by_script)
@@ -140,8 +140,8 @@ RunState judge_ended(const RunFacts& f) {
   const bool newer_job = f.job && f.job->submitted > begin;
   if (newer_job && !f.row && f.now - f.job->submitted < kGrace)
     return {Activity::queued, "just submitted"};
-  if (f.job && !f.queue_answered && !by_itself)
-    return {Activity::unknown, "squeue gives no answer: " + f.queue_problem};
+  if (f.job && !f.queue_answered && (!by_itself || newer_job))
+    return {Activity::unknown, f.queue_problem};
   const bool cancelled =
       (f.row && f.row->state == "CANCELLED") || (f.account && f.account->state == "CANCELLED");
   const std::string way_on = way_on_from(f);

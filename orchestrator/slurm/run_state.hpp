@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "core/file.hpp"
@@ -26,9 +27,10 @@ struct RunEvents {
   double job_ended = 0;    // the script ended by itself
   int job_code = 0;
   std::string job_reason;
-  double requeued = 0;  // the script asked for it
-  double failed = 0;    // an attempt at a stage failed
-  std::string cause;    // why: the first failing rank's words
+  std::set<std::string> jobs_over;  // ids of those whose scripts have told of their end
+  double requeued = 0;              // the script asked for it
+  double failed = 0;                // an attempt at a stage failed
+  std::string cause;                // why: the first failing rank's words
 };
 
 // How far it has come.
@@ -55,8 +57,8 @@ struct RunFacts {
   std::optional<LockHolder> lock;     // on the folder, by rank 0 of a stage; none: never
   std::optional<bool> process_lives;  // the supervisor's; none: on another host, or never started
   std::optional<Job> job;             // the one that matters now
-  bool queue_answered = false;
-  std::string queue_problem;
+  bool queue_answered = false;        // of that job it is known whether it lives
+  std::string queue_problem;          // why not
   std::optional<QueueRow> row;
   std::optional<AccountRow> account;
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
@@ -17,6 +18,7 @@
 #include "orchestrator/slurm/job_script.hpp"
 #include "orchestrator/slurm/partition.hpp"
 #include "orchestrator/slurm/queue.hpp"
+#include "orchestrator/slurm/run_facts.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/stop_file.hpp"
 
@@ -101,14 +103,15 @@ std::vector<Planned> plan_jobs(const RunConfig& run, const Launch& launch) {
 std::vector<Job> live_jobs(const RunConfig& run) {
   const std::vector<Job> known = read_jobs(run.run_dir);
   if (known.empty()) return {};
-  const QueueAnswer answer = ask_queue(known);
-  if (!answer.answered)
-    throw EnvironmentError("cannot tell whether a job of this run is in the queue: " +
-                           answer.problem + "; try again when squeue works");
+  const QueueAnswer answer = ask_queue(known, Inspector(run.run_dir).jobs_over());
+  if (const std::string doubt = answer.doubt(known); !doubt.empty())
+    throw EnvironmentError("cannot tell whether a job of this run is in the queue: " + doubt +
+                           "; try again when Slurm answers, or delete the line of a job that you "
+                           "know to be over from " +
+                           (run.run_dir / "jobs.tsv").string());
   std::vector<Job> live;
-  for (const Job& job : known)
-    if (const QueueRow* row = answer.find(job); row != nullptr && row->is_live())
-      live.push_back(job);
+  std::ranges::copy_if(known, std::back_inserter(live),
+                       [&](const Job& job) { return answer.is_live(job); });
   return live;
 }
 

@@ -13,6 +13,7 @@
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
+#include "orchestrator/stage_state.hpp"
 #include "orchestrator/stop_file.hpp"
 #include "tests/support/temporary_folder.hpp"
 
@@ -25,6 +26,9 @@ class ClusterCommands : public testing::Test {
   ClusterCommands() {
     fs::create_directories(bin_);
     ::setenv("PATH", (bin_.string() + ":" + path_).c_str(), 1);
+    // As of jobs that ended some minutes ago, without accounting.
+    tool("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1");
+    tool("sacct", "exit 1");
   }
   ~ClusterCommands() override { ::setenv("PATH", path_.c_str(), 1); }
 
@@ -37,6 +41,36 @@ class ClusterCommands : public testing::Test {
     EXPECT_EQ(cli::run(cli::find_command(arguments), arguments, mpi::Comm()), 0);
     return testing::internal::GetCapturedStdout();
   }
+  // The exit code of one that is refused.
+  static int refusal(const cli::Arguments& arguments, std::string& words) {
+    testing::internal::CaptureStdout();
+    int code = 0;
+    try {
+      code = cli::run(cli::find_command(arguments), arguments, mpi::Comm());
+    } catch (const Error& error) {
+      words = error.what();
+      code = static_cast<int>(error.code());
+    }
+    testing::internal::GetCapturedStdout();
+    return code;
+  }
+  cli::Arguments real_submit(const cli::Arguments& options) const {
+    cli::Arguments all{"submit", recipe_, "--cluster",
+                       profile_, "--set", "run_dir=" + run_.string()};
+    all.insert(all.end(), options.begin(), options.end());
+    return all;
+  }
+  // Submitted two minutes ago as job 7, of which squeue shows nothing.
+  void submit_into_silence() const {
+    const RunConfig run = load_recipe(recipe_, {"run_dir=" + run_.string()});
+    fs::create_directories(run_ / "logs");
+    write_record(run);
+    slurm::append_job(run_, {"7", "", unix_seconds() - 120, run.hash, "", "2", ""});
+    tool("squeue", "exit 0");
+    tool("scancel", "echo \"$@\" >> cancelled");
+    tool("sbatch", "echo 8");
+  }
+  bool is_cancelled() const { return fs::exists(folder_.path() / "cancelled"); }
   cli::Arguments submit(const cli::Arguments& options) const {
     cli::Arguments all{
         "submit", recipe_, "--cluster", profile_, "--dry-run", "--set", "run_dir=" + run_.string()};
@@ -130,7 +164,83 @@ TEST_F(ClusterCommands, ACopyOfAFolderLeavesTheOriginalsJobAlone) {
   EXPECT_TRUE(output({"resume", other.string()}).starts_with("job 8: "));
   EXPECT_EQ(slurm::read_jobs(other).size(), 3U);
   output({"cancel", run_.string(), "--now"});
-  EXPECT_EQ(read_file(folder_.path() / "cancelled").substr(0, 2), "7\n");
+  EXPECT_EQ(read_file(folder_.path() / "cancelled"), "7\n");
+}
+
+TEST_F(ClusterCommands, AJobThatAccountingCallsAliveIsAliveWhateverSqueueShows) {
+  submit_into_silence();
+  tool("scontrol", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1");
+  tool("sacct", "echo '7|PENDING|0:0|00:00:00|None assigned'");
+  EXPECT_NE(output({"status", run_.string()}).find("QUEUED"), std::string::npos);
+  EXPECT_TRUE(output(real_submit({})).starts_with("submitted already:\njob 7"));
+  tool("sacct", "echo '7|RUNNING|0:0|00:01:00|n[1-2]'");
+  EXPECT_NE(output({"status", run_.string()}).find("STARTING"), std::string::npos);
+  EXPECT_TRUE(output(real_submit({})).starts_with("submitted already:\njob 7"));
+  output({"cancel", run_.string(), "--now"});
+  EXPECT_TRUE(fs::exists(run_ / kStopFile));
+  EXPECT_EQ(read_file(folder_.path() / "cancelled"), "7\n");
+  // What waits is cancelled, and what runs has time to save.
+  for (const char* state : {"PENDING", "REQUEUED", "SUSPENDED", "RESIZING", "RUNNING"}) {
+    fs::remove(run_ / kStopFile);
+    fs::remove(folder_.path() / "cancelled");
+    tool("sacct", "[ -e cancelled ] && state=CANCELLED || state=" + std::string(state) +
+                      "\necho \"7|$state|0:0|00:00:00|n1\"");
+    std::string words;
+    const bool waits = state[0] == 'P' || state == std::string("REQUEUED");
+    EXPECT_EQ(refusal({"cancel", run_.string(), "--wait", waits ? "60" : "0"}, words),
+              waits ? 0 : static_cast<int>(ExitCode::environment))
+        << state;
+    EXPECT_TRUE(fs::exists(run_ / kStopFile)) << state;
+    EXPECT_TRUE(is_cancelled()) << state;
+  }
+}
+
+TEST_F(ClusterCommands, AJobThatTheControllerShowsIsAsItSays) {
+  submit_into_silence();
+  tool("scontrol",
+       "echo 'JobId=7 JobName=x JobState=PENDING Reason=Priority Dependency=(null) Restarts=0 "
+       "StartTime=Unknown NodeList=(null) Comment=(null)'");
+  EXPECT_NE(output({"status", run_.string()}).find("QUEUED (Priority)"), std::string::npos);
+  EXPECT_TRUE(output(real_submit({})).starts_with("submitted already:\njob 7"));
+  // Somebody else's by now.
+  tool("scontrol", "echo 'JobId=7 JobName=x JobState=RUNNING Reason=None Comment=demist:another'");
+  EXPECT_NE(output({"status", run_.string()}).find("FAILED"), std::string::npos);
+  output({"cancel", run_.string(), "--now"});
+  EXPECT_FALSE(is_cancelled());
+}
+
+TEST_F(ClusterCommands, AJobThatTheControllerDoesNotKnowIsGone) {
+  submit_into_silence();
+  tool("sacct", "echo '7|RUNNING|0:0|00:01:00|n[1-2]'");  // as accounting may say for ever
+  const std::string said = output({"status", run_.string()});
+  EXPECT_NE(said.find("FAILED (job 7 left the queue without a word"), std::string::npos) << said;
+  EXPECT_TRUE(output(real_submit({})).starts_with("job 8: "));
+}
+
+TEST_F(ClusterCommands, OfAJobThatNobodyTellsOfNothingIsKnown) {
+  submit_into_silence();
+  tool("scontrol", "echo x >> asked; echo 'Unable to contact slurm controller' >&2; exit 1");
+  tool("sacct", "exit 0");
+  const std::string said = output({"status", run_.string()});
+  EXPECT_NE(said.find("UNKNOWN (squeue does not show job 7, scontrol gives no answer: Unable to "
+                      "contact slurm controller, sacct knows nothing of it)"),
+            std::string::npos)
+      << said;
+  constexpr int environment = static_cast<int>(ExitCode::environment);
+  std::string words;
+  EXPECT_EQ(refusal(real_submit({}), words), environment);
+  EXPECT_NE(words.find("squeue does not show job 7"), std::string::npos) << words;
+  EXPECT_EQ(slurm::read_jobs(run_).size(), 1U);
+  EXPECT_EQ(refusal({"cancel", run_.string()}, words), environment);
+  EXPECT_TRUE(fs::exists(run_ / kStopFile));
+  EXPECT_FALSE(is_cancelled());
+  // Its script has told of its end: nobody need be asked.
+  fs::remove(folder_.path() / "asked");
+  append_event(run_, "job_start", {{"job", "7"}});
+  append_event(run_, "job_end", {{"job", "7"}, {"code", 75}, {"reason", "cancelled; saved"}});
+  EXPECT_NE(output({"status", run_.string()}).find("STOPPED"), std::string::npos);
+  EXPECT_TRUE(output(real_submit({})).starts_with("job 8: "));
+  EXPECT_FALSE(fs::exists(folder_.path() / "asked"));
 }
 
 TEST_F(ClusterCommands, ARequestOfBeforeDoesNotEndARunInTheAllocationOfAShell) {

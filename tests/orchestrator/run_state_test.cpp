@@ -99,6 +99,13 @@ TEST(RunState, WithoutAnAnswerTheHeartbeatDecides) {
   facts.progress.alive = facts.progress.last_line = kNow - 3600;
   EXPECT_EQ(activity(facts), Activity::unknown);
   EXPECT_NE(judge(facts).detail.find("slurmctld is busy"), std::string::npos);
+  // A newer job is not judged by the old one's end, and by STOP no more.
+  facts = ended(training(), 75, "cancelled; saved");
+  facts.queue_answered = false;
+  EXPECT_EQ(activity(facts), Activity::stopped);
+  facts.job->submitted = kNow - 100;
+  facts.stop_file = true;
+  EXPECT_EQ(activity(facts), Activity::unknown);
 }
 
 TEST(RunState, SilenceIsAStall) {
@@ -126,7 +133,7 @@ TEST(RunState, EndsAreToldApart) {
   facts.events.cause = "rank 3 on node2: out of memory";
   EXPECT_EQ(describe(judge(facts), facts),
             "FAILED pretrain 120/300 (rank 3 on node2: out of memory)");
-  facts.account = AccountRow{"7", "OUT_OF_MEMORY", "0:125", "00:03:00", "node[1-4]"};
+  facts.account = AccountRow{"7", "OUT_OF_MEMORY", "0:125", "00:03:00", "node[1-4]", ""};
   EXPECT_NE(judge(facts).detail.find("OUT_OF_MEMORY"), std::string::npos);
   facts.account->state = "CANCELLED";
   EXPECT_EQ(activity(facts), Activity::stopped);

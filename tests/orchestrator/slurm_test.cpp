@@ -297,7 +297,7 @@ TEST(Queue, RowsAreRead) {
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_EQ(rows[0].restarts, 1);
   EXPECT_TRUE(rows[0].is_live());
-  QueueAnswer answer{true, "", rows};
+  QueueAnswer answer{true, "", rows, {}, {}};
   Job job{"12", "", 0, "0123456789abcdef", "", "4", ""};
   EXPECT_NE(answer.find(job), nullptr);
   job.recipe_hash = "another";  // the id was used again
@@ -313,6 +313,19 @@ TEST(Queue, RowsAreRead) {
   const auto accounts = parse_accounting("12|CANCELLED by 0|0:15|00:01:00|n[1-4]\n");
   ASSERT_EQ(accounts.size(), 1U);
   EXPECT_EQ(accounts[0].state, "CANCELLED");
+  EXPECT_FALSE(accounts[0].is_live());
+  for (const char* state :
+       {"PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "CONFIGURING", "COMPLETING", "RESIZING"})
+    EXPECT_TRUE(parse_accounting("12|" + std::string(state) + "|0:0|00:00|n1|\n").at(0).is_live());
+  const auto shown = parse_shown_job(
+      "JobId=12 JobName=a b Dependency=(null) JobState=RUNNING Reason=None Restarts=2 "
+      "NodeList=n[1-2] AdminComment=x Comment=demist:0123456789ab \n");
+  ASSERT_TRUE(shown);
+  EXPECT_EQ(shown->state, "RUNNING");
+  EXPECT_EQ(shown->restarts, 2);
+  EXPECT_EQ(shown->nodes, "n[1-2]");
+  EXPECT_EQ(shown->comment, "demist:0123456789ab");
+  EXPECT_FALSE(parse_shown_job("slurm_load_jobs error\n"));
 }
 
 TEST(Queue, ACopyOfAFolderHasAnotherMark) {
