@@ -22,7 +22,8 @@ std::string to_json(const Launch& launch) {
   if (const auto& s = launch.submission)
     json["submit"] = {
         {"nodes", s->nodes},     {"ntasks_per_node", s->ntasks_per_node}, {"time", s->time},
-        {"cluster", s->cluster}, {"stage_jobs", s->stage_jobs},           {"chain", s->chain}};
+        {"cluster", s->cluster}, {"stage_jobs", s->stage_jobs},           {"chain", s->chain},
+        {"since", s->since}};
   return json.dump(1);
 }
 
@@ -33,8 +34,9 @@ Launch launch_from_json(const std::string& text) {
                   json.value("stage", "")};
     if (json.contains("submit")) {
       const auto& s = json.at("submit");
-      launch.submission = Submission{s.at("nodes"),   s.at("ntasks_per_node"), s.at("time"),
-                                     s.at("cluster"), s.at("stage_jobs"),      s.at("chain")};
+      launch.submission = Submission{s.at("nodes"),        s.at("ntasks_per_node"), s.at("time"),
+                                     s.at("cluster"),      s.at("stage_jobs"),      s.at("chain"),
+                                     s.value("since", 0.0)};
     }
     return launch;
   } catch (const nlohmann::json::exception& error) {

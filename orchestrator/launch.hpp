@@ -16,6 +16,7 @@ struct Submission {         // as on the command line of `demist submit`
   std::string cluster;      // a profile's file or name; "": the default one
   bool stage_jobs = false;  // a job a stage
   int chain = 1;            // jobs one after another
+  double since = 0;         // jobs of before are not of it; Unix seconds, whole; 0: not known
 };
 
 struct Launch {

@@ -61,6 +61,8 @@ ordered_json to_json(const fs::path& folder, const Inspection& found) {
       row.update({{"state", "UNKNOWN"}, {"reason", found.queue.untold.at(job.id)}});
     jobs.push_back(row);
   }
+  if (found.unsent.jobs > 0)
+    json["not_submitted"] = {{"jobs", found.unsent.jobs}, {"stages", found.unsent.stages}};
   json["goodput"] = to_json(goodput_of(folder));
   json["stages"] = stages;
   json["jobs"] = jobs;
@@ -88,6 +90,9 @@ std::string to_text(const fs::path& folder, const Inspection& found, const Goodp
     if (row->restarts > 0) text += ", restarted " + std::to_string(row->restarts) + " times";
     text += "\n";
   }
+  if (found.unsent.jobs > 0)
+    text += "  not submitted: " + found.unsent.text() + "; demist resume " + folder.string() +
+            "  submits what is missing\n";
   if (const auto worker = slurm::worker_of(found.facts); worker && !state.is_over())
     text += "  process " + std::to_string(worker->process) + " on " + worker->host +
             (worker->by_hand ? ", started by hand" : "") + "\n";

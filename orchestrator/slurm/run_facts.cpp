@@ -156,6 +156,8 @@ Inspection Inspector::look() {
     if (!facts.events.cause.empty()) facts.events.failed = facts.events.ended;
   }
   facts.progress = progress_of(found.run);
+  found.unsent = unsent_of(found.run, found.jobs);
+  facts.unsent = found.unsent.text();
   facts.stop_file = fs::exists(run_dir_ / kStopFile);
   facts.process_lives = lives(facts.events);
   facts.now = unix_seconds();

@@ -10,6 +10,7 @@
 #include "orchestrator/config.hpp"
 #include "orchestrator/growing_file.hpp"
 #include "orchestrator/slurm/run_state.hpp"
+#include "orchestrator/slurm/unsent.hpp"
 
 namespace demist::slurm {
 
@@ -25,6 +26,7 @@ struct Inspection {
   RunFacts facts;
   std::vector<Job> jobs;
   QueueAnswer queue;
+  Unsent unsent;
 };
 // Looks at a run again and again; each event is read once.
 class Inspector {

@@ -121,7 +121,8 @@ std::string failure_text(const RunFacts& f) {
 std::string stop_text(const RunFacts& f) {
   const RunEvents& e = f.events;
   const bool by_script = e.job_ended >= std::max(e.started, e.job_started) && e.job_code == kSaved;
-  return by_script && !e.job_reason.starts_with("cancelled") ? e.job_reason + "; " : "";
+  const std::string unsent = f.unsent.empty() ? "" : "never submitted: " + f.unsent + "; ";
+  return unsent + (by_script && !e.job_reason.starts_with("cancelled") ? e.job_reason + "; " : "");
 }
 
 std::string way_on_from(const RunFacts& f) {

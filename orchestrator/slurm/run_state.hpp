@@ -61,6 +61,7 @@ struct RunFacts {
   std::string queue_problem;          // why not
   std::optional<QueueRow> row;
   std::optional<AccountRow> account;
+  std::string unsent;  // what sbatch refused, in words
 };
 
 enum class Activity {

@@ -2,6 +2,7 @@
 #include "orchestrator/slurm/submit.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -19,6 +20,7 @@
 #include "orchestrator/slurm/partition.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
+#include "orchestrator/slurm/unsent.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/stop_file.hpp"
 
@@ -73,12 +75,16 @@ JobPlan base_plan(const RunConfig& run, const Launch& launch) {
   return plan;
 }
 
-std::vector<Planned> stage_jobs(const RunConfig& run, const JobPlan& base) {
+// How a job waits for the one before it.
+std::string dependency_of(const Submission& asked) {
+  return asked.stage_jobs ? "afterok" : "afterany";
+}
+
+std::vector<Planned> stage_jobs(const RunConfig& run, const JobPlan& base, const std::string& how) {
   std::vector<Planned> jobs;
   for (const StageConfig& stage : run.stages) {
     if (read_done(stage)) continue;
-    Planned job{base, run.run_dir / ("submit-" + stage.name + ".sh"),
-                jobs.empty() ? "" : "afterok"};
+    Planned job{base, run.run_dir / ("submit-" + stage.name + ".sh"), jobs.empty() ? "" : how};
     job.plan.stage = stage.name;
     if (!needs_nodes(stage)) job.plan.nodes = NodeRange{};
     jobs.push_back(std::move(job));
@@ -89,10 +95,10 @@ std::vector<Planned> stage_jobs(const RunConfig& run, const JobPlan& base) {
 std::vector<Planned> plan_jobs(const RunConfig& run, const Launch& launch) {
   const Submission& asked = *launch.submission;
   const JobPlan base = base_plan(run, launch);
-  if (asked.stage_jobs) return stage_jobs(run, base);
+  if (asked.stage_jobs) return stage_jobs(run, base, dependency_of(asked));
   std::vector<Planned> jobs;
   for (int i = 0; i < asked.chain; ++i) {
-    Planned job{base, run.run_dir / "submit.sh", i == 0 ? "" : "afterany"};
+    Planned job{base, run.run_dir / "submit.sh", i == 0 ? "" : dependency_of(asked)};
     job.plan.chained = asked.chain > 1;
     jobs.push_back(std::move(job));
   }
@@ -157,11 +163,17 @@ Job send(const Planned& planned, const std::string& previous) {
           folder_mark(planned.plan.run_dir)};
 }
 
-void say_what_next(const RunConfig& run, const std::vector<Job>& jobs) {
-  const std::string folder = run.run_dir.string();
+std::string name_of(const Job& job) {
+  return "job " + job.id + (job.stage.empty() ? "" : " (stage " + job.stage + ")");
+}
+
+void say(const std::vector<Job>& jobs) {
   for (const Job& job : jobs)
-    std::printf("job %s%s: %s nodes\n", job.id.c_str(),
-                job.stage.empty() ? "" : (" (stage " + job.stage + ")").c_str(), job.nodes.c_str());
+    std::printf("%s: %s nodes\n", name_of(job).c_str(), job.nodes.c_str());
+}
+
+void say_what_next(const RunConfig& run) {
+  const std::string folder = run.run_dir.string();
   std::printf(
       "\n  demist status %s      how it goes; --watch to stay\n"
       "  demist logs %s -f     what it says; --errors when it failed\n"
@@ -191,6 +203,77 @@ void show(const std::vector<Planned>& jobs) {
     std::printf("### %s\n", join(sbatch_command(job, "<id of the job before>"), " ").c_str());
 }
 
+// What sbatch refused when the same command submitted these live jobs; `launch` then takes over
+// from the record when that was.
+std::vector<Planned> rest_of(const RunConfig& run, const std::vector<Planned>& planned,
+                             const std::vector<Job>& live, Launch& launch) {
+  const std::vector<Job> known = read_jobs(run.run_dir);
+  // Nothing can follow what is over, and what is asked to stop is not to go on.
+  if (live.back().id != known.back().id || fs::exists(run.run_dir / kStopFile)) return {};
+  const auto before = submission_in(run.run_dir);
+  Submission& asked = *launch.submission;
+  if (!before || before->stage_jobs != asked.stage_jobs || before->chain != asked.chain) return {};
+  asked.since = before->since;
+  const Unsent unsent = unsent_of(run, known);
+  std::vector<Planned> rest;
+  for (const Planned& job : planned) {
+    const bool wanted =
+        asked.stage_jobs ? std::ranges::find(unsent.stages, job.plan.stage) != unsent.stages.end()
+                         : static_cast<int>(rest.size()) < unsent.jobs;
+    if (!wanted) continue;
+    rest.push_back(job);
+    rest.back().dependency = dependency_of(asked);
+  }
+  return rest;
+}
+
+std::string what_is_queued(const RunConfig& run, const std::vector<Job>& queued) {
+  std::vector<std::string> names;
+  for (const Job& job : queued) names.push_back(name_of(job));
+  const std::string left = unsent_of(run, read_jobs(run.run_dir)).text();
+  return "queued all the same: " + join(names, ", ") + "; not submitted: " + left +
+         ". The same command, or `demist resume " + run.run_dir.string() +
+         "`, submits what is missing behind them; `demist cancel " + run.run_dir.string() +
+         "` takes them back";
+}
+
+// One after another, each recorded as soon as it is queued. `queued`: jobs of the same submission
+// that are; the first one follows the last of them.
+std::vector<Job> send_all(const RunConfig& run, const std::vector<Planned>& planned,
+                          std::vector<Job> queued) {
+  std::vector<Job> sent;
+  for (const Planned& job : planned) {
+    atomic_write(job.script, job_script(job.plan));
+    fs::permissions(job.script, fs::perms::owner_exec, fs::perm_options::add);
+    try {
+      sent.push_back(send(job, queued.empty() ? "" : queued.back().id));
+    } catch (const EnvironmentError& error) {
+      if (queued.empty()) throw;
+      throw EnvironmentError(std::string(error.what()) + "; " + what_is_queued(run, queued));
+    }
+    queued.push_back(sent.back());
+    append_job(run.run_dir, sent.back());
+    append_event(run.run_dir, "submitted", {{"job", sent.back().id}, {"nodes", sent.back().nodes}});
+  }
+  return sent;
+}
+
+int submit_rest(const RunConfig& run, const std::vector<Planned>& planned,
+                const std::vector<Job>& live, Launch launch) {
+  std::printf("submitted already:\n");
+  say(live);
+  if (const std::vector<Planned> rest = rest_of(run, planned, live, launch); !rest.empty()) {
+    write_launch(run.run_dir, launch);
+    forget_all_but(planned.front().plan.avoid, run.run_dir);
+    std::fflush(stdout);
+    const std::vector<Job> sent = send_all(run, rest, live);
+    std::printf("submitted now, what was missing:\n");
+    say(sent);
+  }
+  say_what_next(run);
+  return 0;
+}
+
 }  // namespace
 
 int submit(Launch launch, bool dry_run) {
@@ -217,27 +300,17 @@ int submit(Launch launch, bool dry_run) {
   const FileLock lock(run.run_dir / "submit.lock", patience);
   const std::vector<Job> live = live_jobs(run);
   refuse_other_recipe(run, live);
-  if (!live.empty()) {
-    std::printf("submitted already:\n");
-    say_what_next(run, live);
-    return 0;
-  }
+  if (!live.empty()) return submit_rest(run, planned, live, launch);
   {
     const FileLock nobody_works_here(run.run_dir / "lock", kLockPatience);
     fs::remove(run.run_dir / kStopFile);
     write_record(run);
+    launch.submission->since = std::floor(unix_seconds());
     write_launch(run.run_dir, launch);
   }
   forget_all_but(planned.front().plan.avoid, run.run_dir);
-  std::vector<Job> sent;
-  for (const Planned& job : planned) {
-    atomic_write(job.script, job_script(job.plan));
-    fs::permissions(job.script, fs::perms::owner_exec, fs::perm_options::add);
-    sent.push_back(send(job, sent.empty() ? "" : sent.back().id));
-    append_job(run.run_dir, sent.back());
-    append_event(run.run_dir, "submitted", {{"job", sent.back().id}, {"nodes", sent.back().nodes}});
-  }
-  say_what_next(run, sent);
+  say(send_all(run, planned, {}));
+  say_what_next(run);
   return 0;
 }
 

@@ -243,6 +243,85 @@ TEST_F(ClusterCommands, OfAJobThatNobodyTellsOfNothingIsKnown) {
   EXPECT_FALSE(fs::exists(folder_.path() / "asked"));
 }
 
+TEST_F(ClusterCommands, WhatSbatchRefusedIsSubmittedByTheSameCommandLater) {
+  // Numbers jobs from 11; from the third on only once there is `allowed`.
+  tool("sbatch",
+       "last=$(wc -l < asked 2>/dev/null || echo 0)\n"
+       "[ $last -lt 2 ] || [ -e allowed ] || { echo 'sbatch: error: QOSMaxSubmitJob' >&2; exit 1; "
+       "}\n"
+       "echo \"$*\" | sed 's|/[^ ]*/||' >> asked; echo $((last + 11))");
+  // All that were submitted live.
+  tool("squeue",
+       "for job in $(cut -f 1 run/jobs.tsv | grep -v job); do "
+       "echo \"$job|PENDING|Dependency|0||N/A|(null)|\"; done");
+  const auto stages = real_submit({"--stages", "jobs"});
+  std::string words;
+  EXPECT_EQ(refusal(stages, words), static_cast<int>(ExitCode::environment));
+  EXPECT_NE(words.find("QOSMaxSubmitJob"), std::string::npos) << words;
+  EXPECT_NE(words.find("queued all the same: job 11 (stage tokenizer), job 12 (stage corpus); not "
+                       "submitted: stages pretrain, adapt, score. The same command"),
+            std::string::npos)
+      << words;
+  EXPECT_NE(output({"status", run_.string()})
+                .find("not submitted: stages pretrain, adapt, score; demist resume"),
+            std::string::npos);
+  EXPECT_EQ(nlohmann::json::parse(
+                output({"status", "--json", run_.string()}))["not_submitted"]["stages"][0],
+            "pretrain");
+  EXPECT_EQ(refusal(stages, words), static_cast<int>(ExitCode::environment)) << "still refused";
+  EXPECT_EQ(slurm::read_jobs(run_).size(), 2U);
+  atomic_write(folder_.path() / "allowed", "");
+  const std::string said = output(stages);
+  EXPECT_NE(said.find("job 12 (stage corpus): 1 nodes\nsubmitted now, what was missing:\njob 13 "
+                      "(stage pretrain)"),
+            std::string::npos)
+      << said;
+  const std::string how = "--parsable --dependency=afterok:";
+  EXPECT_EQ(read_file(folder_.path() / "asked"),
+            "--parsable submit-tokenizer.sh\n" + how +
+                "11 --kill-on-invalid-dep=yes submit-corpus.sh\n" + how +
+                "12 --kill-on-invalid-dep=yes submit-pretrain.sh\n" + how +
+                "13 --kill-on-invalid-dep=yes submit-adapt.sh\n" + how +
+                "14 --kill-on-invalid-dep=yes submit-score.sh\n");
+  EXPECT_EQ(output({"status", run_.string()}).find("not submitted"), std::string::npos);
+  EXPECT_TRUE(output(stages).starts_with("submitted already:\njob 11 "));
+  EXPECT_EQ(slurm::read_jobs(run_).size(), 5U);
+}
+
+TEST_F(ClusterCommands, AChainThatSbatchCutIsMadeWhole) {
+  tool("sbatch",
+       "last=$(wc -l < asked 2>/dev/null || echo 0)\n"
+       "[ $last -lt 2 ] || [ -e allowed ] || { echo 'sbatch: error: QOSMaxSubmitJob' >&2; exit 1; "
+       "}\n"
+       "echo \"$*\" | sed 's|/[^ ]*/||' >> asked; echo $((last + 11))");
+  // The first one has ended, as links of a chain do.
+  tool("squeue",
+       "echo '11|COMPLETED|None|0|n1|N/A|(null)|'; for job in $(cut -f 1 run/jobs.tsv | "
+       "grep -v -e job -e 11); do echo \"$job|PENDING|Dependency|0||N/A|(null)|\"; done");
+  const auto chain = real_submit({"--chain", "4"});
+  std::string words;
+  EXPECT_EQ(refusal(chain, words), static_cast<int>(ExitCode::environment));
+  EXPECT_NE(words.find("queued all the same: job 11, job 12; not submitted: 2 jobs. "),
+            std::string::npos)
+      << words;
+  EXPECT_NE(output({"status", run_.string()}).find("not submitted: 2 jobs; "), std::string::npos);
+  atomic_write(folder_.path() / "allowed", "");
+  // Another number of links is another wish; a run that is asked to stop gets no more of them.
+  EXPECT_TRUE(output(real_submit({"--chain", "9"})).starts_with("submitted already:"));
+  atomic_write(run_ / kStopFile, "");
+  EXPECT_TRUE(output(chain).starts_with("submitted already:"));
+  EXPECT_EQ(slurm::read_jobs(run_).size(), 2U);
+  fs::remove(run_ / kStopFile);
+  EXPECT_NE(output({"resume", run_.string()}).find("what was missing:\njob 13"), std::string::npos);
+  const std::string how = "--parsable --dependency=afterany:",
+                    script = " --kill-on-invalid-dep=yes submit.sh\n";
+  EXPECT_EQ(read_file(folder_.path() / "asked"), "--parsable submit.sh\n" + how + "11" + script +
+                                                     how + "12" + script + how + "13" + script);
+  EXPECT_EQ(output({"status", run_.string()}).find("not submitted"), std::string::npos);
+  output(chain);
+  EXPECT_EQ(slurm::read_jobs(run_).size(), 4U);
+}
+
 TEST_F(ClusterCommands, ARequestOfBeforeDoesNotEndARunInTheAllocationOfAShell) {
   fs::create_directories(run_);
   ::setenv("SLURM_JOB_ID", "7", 1);

@@ -128,7 +128,11 @@ TEST(RunState, EndsAreToldApart) {
   RunFacts unsaved = ended(training(), 75, "cancelled; saved");
   unsaved.progress.saved = false;
   EXPECT_EQ(judge(unsaved).detail, "nothing is saved yet; demist resume begins anew");
-  RunFacts facts = ended(training(), 137, "three attempts in a row saved nothing new");
+  RunFacts facts = ended(training(), 0, "done");
+  facts.unsent = "stages adapt, score";
+  EXPECT_EQ(judge(facts).detail,
+            "never submitted: stages adapt, score; saved work stands; demist resume goes on");
+  facts = ended(training(), 137, "three attempts in a row saved nothing new");
   facts.events.failed = kNow - 12;
   facts.events.cause = "rank 3 on node2: out of memory";
   EXPECT_EQ(describe(judge(facts), facts),

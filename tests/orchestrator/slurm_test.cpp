@@ -359,7 +359,7 @@ TEST(Queue, JobsAreKeptInAFile) {
 TEST(Launch, IsReadAsItWasWritten) {
   Launch launch{"/r.textproto", {"a=1"}, {}, "mpirun --hostfile hosts", "mlm"};
   EXPECT_FALSE(launch_from_json(to_json(launch)).submission);
-  launch.submission = Submission{"2-4", 8, "1:00", "alps", true, 3};
+  launch.submission = Submission{"2-4", 8, "1:00", "alps", true, 3, 1e9};
   const Launch read = launch_from_json(to_json(launch));
   EXPECT_EQ(read.overrides, launch.overrides);
   EXPECT_EQ(read.launcher, "mpirun --hostfile hosts");
@@ -367,6 +367,7 @@ TEST(Launch, IsReadAsItWasWritten) {
   EXPECT_EQ(read.submission->nodes, "2-4");
   EXPECT_EQ(read.submission->chain, 3);
   EXPECT_TRUE(read.submission->stage_jobs);
+  EXPECT_EQ(read.submission->since, 1e9);
   EXPECT_THROW(launch_from_json("{"), DataError);
 }
 
