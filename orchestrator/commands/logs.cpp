@@ -3,12 +3,14 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <thread>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "orchestrator/commands/commands.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
 #include "orchestrator/slurm/run_logs.hpp"
 
@@ -36,8 +38,6 @@ void follow(const fs::path& run, const fs::path& file) {
 
 fs::path log_wanted(const fs::path& run, const Options& options) {
   if (options.has("rank")) return slurm::rank_log(run, options.integer("rank", 0, 0));
-  if (options.has("errors"))
-    return slurm::first_failure(run, slurm::inspect_run(run).facts.events.started).log;
   return slurm::main_log(run);
 }
 
@@ -64,6 +64,38 @@ fs::path wait_for_log(const fs::path& run, const Options& options) {
   }
 }
 
+// What the rank that failed first in this run of the supervisor has left; a log may tell nothing of
+// it, as of a rank that was killed.
+std::optional<ExitRecord> first_reason(const slurm::Inspection& found) {
+  for (auto stage = found.run.stages.rbegin(); stage != found.run.stages.rend(); ++stage) {
+    const auto reason = first_cause(found.run.run_dir, stage->name);
+    if (reason && reason->code != ExitCode::requeue && reason->time >= found.facts.events.started)
+      return reason;
+  }
+  return std::nullopt;
+}
+
+// The log of the rank that failed first, after its reason.
+fs::path log_of_failure(const fs::path& run) {
+  const slurm::Inspection found = slurm::inspect_run(run);
+  const auto reason = first_reason(found);
+  fs::path log = slurm::first_failure(run, found.facts.events.started).log;
+  if (!reason && log.empty())
+    throw ConfigError(run.string() + ": no log tells of an error; " +
+                      slurm::describe(slurm::judge(found.facts), found.facts));
+  if (!reason) return log;
+  std::printf("stage %s, rank %d on %s: %s\n", reason->stage.c_str(), reason->rank,
+              reason->host.c_str(), reason->message.c_str());
+  std::fflush(stdout);
+  const fs::path own = slurm::rank_log(run, reason->rank);
+  return fs::exists(own) ? own : log;
+}
+
+void show_end(const fs::path& file, std::size_t lines) {
+  std::fprintf(stderr, "==> %s\n", file.c_str());
+  std::fputs(slurm::last_lines(read_file(file), lines).c_str(), stdout);
+}
+
 }  // namespace
 
 int logs(const Arguments& arguments, const mpi::Comm&) {
@@ -72,22 +104,22 @@ int logs(const Arguments& arguments, const mpi::Comm&) {
                   "one log.");
   options.positional("RUN")
       .value("rank", "N", "the log of this rank")
-      .flag("errors", "the last lines of the rank that failed first")
+      .flag("errors", "why the rank failed that failed first, and the last lines of its log")
       .value("lines", "N", "lines from the end; 0: all; default: 50")
       .flag("follow,f",
             "stay, and print what is appended until the run is over; waits for a job that is "
             "queued");
   if (!options.parse(arguments)) return 0;
   const fs::path run = slurm::find_run(options.positionals().front());
-  const bool waits = options.has("follow") && !options.has("errors");
-  const fs::path file = waits ? wait_for_log(run, options) : log_wanted(run, options);
-  if (!fs::exists(file)) {
-    if (options.has("errors")) throw ConfigError(run.string() + ": no log tells of an error");
-    throw ConfigError(file.string() + " does not exist (yet)");
-  }
   const auto lines = static_cast<std::size_t>(options.integer("lines", 50, 0));
-  std::fprintf(stderr, "==> %s\n", file.c_str());
-  std::fputs(slurm::last_lines(read_file(file), lines).c_str(), stdout);
+  const bool errors = options.has("errors") && !options.has("rank");
+  const bool waits = options.has("follow") && !options.has("errors");
+  const fs::path file = errors  ? log_of_failure(run)
+                        : waits ? wait_for_log(run, options)
+                                : log_wanted(run, options);
+  if (errors && file.empty()) return 0;  // a reason, and no log
+  if (!fs::exists(file)) throw ConfigError(file.string() + " does not exist (yet)");
+  show_end(file, lines);
   if (options.has("follow")) follow(run, file);
   return 0;
 }

@@ -10,6 +10,7 @@
 #include "orchestrator/cli.hpp"
 #include "orchestrator/config.hpp"
 #include "orchestrator/events.hpp"
+#include "orchestrator/exit_record.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
@@ -380,6 +381,28 @@ TEST_F(ClusterCommands, AnInspectorHearsWhatIsNew) {
   EXPECT_EQ(events().code, 3);
   fs::remove(run_ / kEventFile);
   EXPECT_EQ(events().started, 0);
+}
+
+TEST_F(ClusterCommands, LogsTellWhyARankFailedThatSaidNothing) {
+  fs::create_directories(run_ / "logs");
+  write_record(load_recipe(recipe_, {"run_dir=" + run_.string()}));
+  std::string words;
+  EXPECT_EQ(refusal({"logs", run_.string(), "--errors"}, words), 2);
+  EXPECT_NE(words.find("no log tells of an error; NEW (nothing has begun)"), std::string::npos)
+      << words;
+  const nlohmann::ordered_json who{{"host", "n1"}, {"process", 42}};
+  append_event(run_, "run_start", who);
+  ExitRecord record{unix_seconds() - 1e5, "tokenizer", 0, "n1", ExitCode::data, "of before"};
+  write_exit_record(run_, record);
+  EXPECT_EQ(refusal({"logs", run_.string(), "--errors"}, words), 2);
+  record = {unix_seconds(), "pretrain", 1, "n2", ExitCode::suspect, "it was killed by SIGKILL"};
+  write_exit_record(run_, record);
+  const std::string reason = "stage pretrain, rank 1 on n2: it was killed by SIGKILL\n";
+  EXPECT_EQ(output({"logs", run_.string(), "--errors"}), reason);
+  atomic_write(run_ / "logs" / "rank-0001.log", "2026-01-01T00:00:01Z step 3\n");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(output({"logs", run_.string(), "--errors"}), reason + "2026-01-01T00:00:01Z step 3\n");
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("rank-0001.log"), std::string::npos);
 }
 
 TEST_F(ClusterCommands, LogsOfNothingAreNotWaitedFor) {
