@@ -115,16 +115,37 @@ std::vector<fs::path> all_runs() {
   return runs;
 }
 
+void print(const ordered_json& json) {
+  // The name of a folder may be no UTF-8.
+  std::printf("%s\n", json.dump(1, ' ', false, ordered_json::error_handler_t::replace).c_str());
+}
+
+void show_one(const fs::path& run, bool as_json, ordered_json& list) {
+  const Inspection found = slurm::inspect_run(run);
+  if (as_json)
+    list.push_back(to_json(run, found));
+  else
+    std::fputs(to_text(run, found, goodput_of(run)).c_str(), stdout);
+}
+
 void show(const std::vector<fs::path>& runs, bool as_json) {
   ordered_json list = ordered_json::array();
-  for (const fs::path& run : runs) {
-    const Inspection found = slurm::inspect_run(run);
-    if (as_json)
-      list.push_back(to_json(run, found));
-    else
-      std::fputs(to_text(run, found, goodput_of(run)).c_str(), stdout);
+  for (const fs::path& run : runs) show_one(run, as_json, list);
+  if (as_json) print(list.size() == 1 ? list[0] : list);
+}
+
+// One that another version made, or that is damaged, does not hide those after it.
+void show_all(bool as_json) {
+  ordered_json list = ordered_json::array();
+  for (const fs::path& run : all_runs()) {
+    try {
+      show_one(run, as_json, list);
+    } catch (const Error& error) {
+      list.push_back({{"run", run.string()}, {"state", "UNREADABLE"}, {"detail", error.what()}});
+      if (!as_json) std::printf("%s: UNREADABLE (%s)\n", run.c_str(), error.what());
+    }
   }
-  if (as_json) std::printf("%s\n", (list.size() == 1 ? list[0] : list).dump(1).c_str());
+  if (as_json) print(list);
 }
 
 // Draws in place until the run is over.
@@ -165,7 +186,10 @@ int status(const Arguments& arguments, const mpi::Comm&) {
     if (runs.size() != 1) throw ConfigError("--watch needs one RUN");
     return watch(runs.front());
   }
-  show(runs.empty() ? all_runs() : runs, options.has("json"));
+  if (runs.empty())
+    show_all(options.has("json"));
+  else
+    show(runs, options.has("json"));
   return 0;
 }
 

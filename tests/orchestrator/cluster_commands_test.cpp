@@ -405,6 +405,48 @@ TEST_F(ClusterCommands, LogsTellWhyARankFailedThatSaidNothing) {
   EXPECT_NE(testing::internal::GetCapturedStderr().find("rank-0001.log"), std::string::npos);
 }
 
+// Works in a folder of its own while it lives.
+class WorkingFolder {
+ public:
+  explicit WorkingFolder(const fs::path& folder) { fs::current_path(folder); }
+  ~WorkingFolder() { fs::current_path(before_); }
+  WorkingFolder(const WorkingFolder&) = delete;
+  WorkingFolder& operator=(const WorkingFolder&) = delete;
+
+ private:
+  const fs::path before_ = fs::current_path();
+};
+
+TEST_F(ClusterCommands, AStatusOfAllRunsPassesOverThoseThatItCannotRead) {
+  const WorkingFolder here(folder_.path());
+  const auto make = [&](const std::string& name) {
+    fs::create_directories("runs/" + name);
+    write_record(load_recipe(recipe_, {"run_dir=runs/" + name}));
+  };
+  make("b");
+  // A list, of one run too; of a run that is named, an object.
+  const auto parsed = [&](const cli::Arguments& arguments) {
+    return nlohmann::json::parse(output(arguments));
+  };
+  EXPECT_EQ(parsed({"status", "--json"}).at(0)["state"], "NEW");
+  EXPECT_EQ(parsed({"status", "--json", "b"})["state"], "NEW");
+  make("c");
+  for (const char* name : {"a", "bb"}) fs::create_directories("runs/" + std::string(name));
+  atomic_write("runs/a/recipe.textproto", "");
+  atomic_write("runs/bb/recipe.textproto", read_file("runs/b/recipe.textproto") + "new_field: 3\n");
+  const auto list = parsed({"status", "--json"});
+  ASSERT_EQ(list.size(), 4U);
+  EXPECT_EQ(list[0]["state"], "UNREADABLE");
+  EXPECT_EQ(list[2]["run"], "runs/bb");
+  EXPECT_NE(list[2]["detail"].get<std::string>().find("new_field"), std::string::npos);
+  EXPECT_EQ(list[3]["state"], "NEW");
+  const std::string text = output({"status"});
+  EXPECT_NE(text.find("runs/bb: UNREADABLE ("), std::string::npos) << text;
+  EXPECT_NE(text.find("runs/c: NEW"), std::string::npos) << text;
+  std::string words;
+  EXPECT_EQ(refusal({"status", "bb"}, words), 2);
+}
+
 TEST_F(ClusterCommands, LogsOfNothingAreNotWaitedFor) {
   const RunConfig run = load_recipe(recipe_, {"run_dir=" + run_.string()});
   fs::create_directories(run_);
