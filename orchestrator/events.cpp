@@ -37,7 +37,10 @@ void append_event(const std::filesystem::path& run_dir, std::string_view event,
   if (!fields.empty()) line.update(fields);
   const std::filesystem::path path = run_dir / kEventFile;
   const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (file < 0 || !write_line(file, line.dump() + "\n"))
+  // Names of files in it may be no UTF-8.
+  using nlohmann::ordered_json;
+  const std::string text = line.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  if (file < 0 || !write_line(file, text + "\n"))
     log::warning(path.string() + ": cannot write: " + std::strerror(errno));
   if (file >= 0) ::close(file);
 }

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "data/reader.hpp"
 
 namespace demist {
 namespace {
@@ -13,7 +14,21 @@ using nlohmann::ordered_json;
 
 constexpr const char* kLaunchFile = "launch.json";
 
+void check_name(const std::string& name) {
+  if (!data::is_valid_utf8(name))
+    throw ConfigError(name + ": is no UTF-8, and " + kLaunchFile +
+                      ", which holds what `demist resume` repeats, takes nothing else; rename the "
+                      "file or folder, or choose another with --set run_dir=...");
+}
+
 }  // namespace
+
+void check_names(const Launch& launch) {
+  check_name(launch.recipe);
+  for (const std::string& assignment : launch.overrides) check_name(assignment);
+  check_name(launch.launcher);
+  if (launch.submission) check_name(launch.submission->cluster);
+}
 
 std::string to_json(const Launch& launch) {
   ordered_json json{{"recipe", launch.recipe}, {"set", launch.overrides}};

@@ -27,7 +27,11 @@ struct Launch {
   std::string stage;                     // --stage; "": all
 };
 
-std::string to_json(const Launch& launch);
+// Refuses names that the file cannot hold, for it is JSON: those that are no UTF-8. Throws
+// ConfigError.
+void check_names(const Launch& launch);
+
+std::string to_json(const Launch& launch);         // REQUIRES: check_names
 Launch launch_from_json(const std::string& text);  // throws DataError
 
 void write_launch(const std::filesystem::path& run_dir, const Launch& launch);

@@ -155,13 +155,15 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
   supervisor.redo = options.has("redo");
   if (options.has("stage")) supervisor.only = run.stage(*options.find("stage")).name;
   supervisor.launcher = launcher_of(options);
+  const Launch launch = recorded ? Launch{} : launch_of(run, options, given);
+  check_names(launch);
   if (options.has("dry-run")) {
     std::printf("%s# stages: %s\n# hash: %s\n", run.resolved.c_str(), stage_names(run).c_str(),
                 run.hash.c_str());
     return 0;
   }
   open_allocation(run, options, supervisor);
-  return supervise_and_tell(run, supervisor, recorded ? Launch{} : launch_of(run, options, given));
+  return supervise_and_tell(run, supervisor, launch);
 }
 
 }  // namespace demist::cli

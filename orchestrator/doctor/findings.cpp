@@ -103,7 +103,7 @@ std::string to_json(const RankFindings& findings) {
   return json{{"rank", findings.rank},         {"host", findings.host},
               {"facts", findings.facts},       {"values", findings.values},
               {"versions", findings.versions}, {"problems", findings.problems}}
-      .dump();
+      .dump(-1, ' ', false, json::error_handler_t::replace);  // a folder may be no UTF-8
 }
 
 RankFindings findings_from_json(const std::string& text) {

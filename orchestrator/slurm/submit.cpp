@@ -285,6 +285,7 @@ int submit(Launch launch, bool dry_run) {
   std::erase_if(launch.overrides,
                 [](const std::string& assignment) { return assignment.starts_with("run_dir="); });
   launch.overrides.push_back("run_dir=" + run.run_dir.string());
+  check_names(launch);
   if (is_done(run)) {
     std::printf("every stage is done already: demist inspect %s\n", run.run_dir.c_str());
     return 0;

@@ -276,6 +276,20 @@ TEST(Commands, ARecordIsTakenAsItIs) {
   EXPECT_EQ(first_cause(root.path(), "corpus")->machine, node_name());
 }
 
+TEST(Commands, AFolderWhoseNameIsNoUtf8IsRefusedBeforeAnythingIsWritten) {
+  const test::TemporaryFolder folder;
+  const fs::path run = folder.path() / "\xff";
+  const std::string recipe = std::string(DEMIST_SOURCE_DIR) + "/configs/tiny.textproto";
+  for (const char* dry_run : {"--dry-run", ""}) {
+    std::string message;
+    cli::Arguments arguments{"run", recipe, "--set", "run_dir=" + run.string()};
+    if (*dry_run != '\0') arguments.emplace_back(dry_run);
+    EXPECT_EQ(code_of(arguments, &message), ExitCode::usage);
+    EXPECT_NE(message.find("is no UTF-8"), std::string::npos) << message;
+    EXPECT_FALSE(fs::exists(run));
+  }
+}
+
 TEST(Commands, TrainNeedsAStageOfTheRecipe) {
   const std::string tiny = std::string(DEMIST_SOURCE_DIR) + "/configs/tiny.textproto";
   std::string message;

@@ -37,6 +37,12 @@ TEST(Doctor, AgreementIsToldOnce) {
   EXPECT_FALSE(is_broken(lines));
 }
 
+TEST(Doctor, AFolderWhoseNameIsNoUtf8IsToldOf) {
+  RankFindings findings = four_nodes().front();
+  findings.facts["folder"] = "works in /tmp/\xff";
+  EXPECT_TRUE(findings_from_json(to_json(findings)).facts["folder"].starts_with("works in /tmp/"));
+}
+
 TEST(Doctor, SlowAndBrokenNodesAreNamed) {
   auto ranks = four_nodes();
   ranks[2].values["products"] = 5e11;

@@ -62,6 +62,13 @@ TEST(Events, ALineDoesNotContinueWhatAFullDiskLeft) {
   EXPECT_EQ(names, (std::vector<std::string>{"first", "?", "fourth", "fifth"}));
 }
 
+TEST(Events, WordsThatAreNoUtf8AreAnEventAllTheSame) {
+  const test::TemporaryFolder folder;
+  append_event(folder.path(), "run_end", {{"problem", "there is no /tmp/\xff"}});
+  const auto json = nlohmann::json::parse(read_file(folder.path() / kEventFile));
+  EXPECT_TRUE(json.at("problem").get<std::string>().starts_with("there is no /tmp/"));
+}
+
 TEST(Events, AFolderThatCannotBeWrittenIsNoError) {
   EXPECT_NO_THROW(append_event("/proc/no-such-folder", "start", {}));
 }
