@@ -39,6 +39,10 @@ bool is_option_without_spaces(std::string_view text) {
   return is_option(text) && text.find_first_of(kSpaces) == std::string_view::npos;
 }
 
+bool is_one_word(std::string_view text) {
+  return !text.empty() && text.find_first_of(kSpaces) == std::string_view::npos;
+}
+
 bool names_a_module(std::string_view text) {
   return !text.empty() && text.find_first_of(kSpaces) == std::string_view::npos &&
          text.find_first_of(";&|$`'\"") == std::string_view::npos;
@@ -53,6 +57,8 @@ bool is_assignment(std::string_view text) {
          name.find_first_not_of(letters + std::string(kDigits)) == std::string_view::npos &&
          text.find('\n') == std::string_view::npos;
 }
+
+std::string program_folder() { return fs::read_symlink("/proc/self/exe").parent_path().string(); }
 
 // A value as an error shows it.
 std::string shown(const std::string& value) {
@@ -92,6 +98,23 @@ class Parsed {
   pb::TextFormat::ParseInfoTree locations_;
 };
 
+// Its words too stand in the command line that is split at spaces.
+void check_container(const Parsed& parsed) {
+  const Cluster::Container& c = parsed.message().container();
+  if (!parsed.message().has_container()) return;
+  parsed.require(!c.image().empty(), "container", "has no image", "add image: \"...\" to it");
+  const char* const remedy = "give one without blanks, a symbolic link perhaps";
+  parsed.require(is_one_word(c.image()), "container", "image " + shown(c.image()) + " has blanks",
+                 remedy);
+  for (const std::string& mount : c.mounts())
+    parsed.require(is_one_word(mount), "container",
+                   "mount " + shown(mount) + " is empty or has blanks", remedy);
+  const std::string program = program_folder();
+  parsed.require(is_one_word(program), "container",
+                 "the program's folder " + shown(program) + " has blanks, and is mounted as well",
+                 "install it elsewhere");
+}
+
 void check(const Parsed& parsed) {
   const Cluster& c = parsed.message();
   parsed.require(c.time().empty() || is_time_limit(c.time()), "time",
@@ -108,9 +131,8 @@ void check(const Parsed& parsed) {
       "give the seconds that a save takes, and some");
   parsed.require(!c.has_max_requeues() || c.max_requeues() >= 0, "max_requeues", "is negative",
                  "give 0 to never requeue");
-  parsed.require(!c.has_container() || !c.container().image().empty(), "container", "has no image",
-                 "add image: \"...\" to it");
   parsed.require_each(c.sbatch(), "sbatch", is_option, "write an option: \"--reservation=friday\"");
+  check_container(parsed);
   // The words are joined into one command line and split at spaces.
   parsed.require_each(c.srun(), "srun", is_option_without_spaces,
                       "write one option without spaces: \"--cpu-bind=cores\"");
@@ -137,7 +159,7 @@ std::vector<std::string> sbatch_options(const Cluster& c) {
 // What stands between srun and the program; pyxis is told by options of srun.
 void add_container(const Cluster& c, Profile& profile) {
   if (!c.has_container()) return;
-  const std::string program = fs::read_symlink("/proc/self/exe").parent_path().string();
+  const std::string program = program_folder();
   std::vector<std::string> mounts(c.container().mounts().begin(), c.container().mounts().end());
   mounts.push_back(program + ":" + program);
   if (c.container().runtime() == Cluster::Container::PYXIS) {

@@ -90,6 +90,18 @@ TEST(Profile, ALongValueIsReadOrRefusedInOneShortLine) {
   }
 }
 
+TEST(Profile, ContainersAreOfOneWordEach) {
+  for (const char* runtime : {"PYXIS", "APPTAINER"})
+    for (const char* wrong :
+         {"image: '/my images/a.sif'", "image: 'a\\tb'", "image: 'a' mounts: '/my data:/data'",
+          "image: 'a' mounts: '/a:/a' mounts: ''"})
+      EXPECT_NE(error_of("container { runtime: " + std::string(runtime) + " " + wrong + " }")
+                    .find("c.textproto:1:1: container: "),
+                std::string::npos)
+          << wrong;
+  EXPECT_EQ(error_of("container { image: '/images/a.sif' mounts: '/a:/a,/b:/b' }"), "");
+}
+
 TEST(Profile, ContainersStandWhereTheirRuntimeLooks) {
   const Profile pyxis = parse_profile("container { image: \"i.sqsh\" mounts: \"/a:/a\" }", "c");
   EXPECT_EQ(pyxis.srun.at(1), "--container-image=i.sqsh");
