@@ -68,7 +68,11 @@ void publish(const fs::path& temporary, const fs::path& final_path) {
     durable_rename(final_path, old);
   }
   durable_rename(temporary, final_path);
-  fs::remove_all(old);
+  std::error_code error;  // the save stands; remove_leftovers() tries again
+  fs::remove_all(old, error);
+  if (error)
+    log::warning("the checkpoint is written, but " + old.string() +
+                 " is not removed: " + error.message());
 }
 
 void remove_entry(const Entry& entry) {
