@@ -21,6 +21,7 @@
 #include "tests/support/held_up.hpp"
 #include "tests/support/temporary_folder.hpp"
 #include "worker/checkpoint/catalog.hpp"
+#include "worker/checkpoint/roll_back.hpp"
 #include "worker/checkpoint/survey.hpp"
 
 namespace demist::checkpoint {
@@ -197,6 +198,27 @@ TEST_F(SaveUnderFire, ASaveStandsThoughWhatItReplacesStays) {
   fs::permissions(old / "held", fs::perms(0755));
   remove_leftovers(root());
   EXPECT_FALSE(fs::exists(old));
+}
+
+TEST_F(SaveUnderFire, AWayBackThatIsCutShortLeavesNoCheckpointWithHoles) {
+  ASSERT_EQ(save(1).message, "");
+  const fs::path first = root() / directory_name(1), second = root() / directory_name(2);
+  fs::rename(first, folder_.path() / "kept");  // a save would prune it
+  ASSERT_EQ(save(2).message, "");
+  fs::rename(folder_.path() / "kept", first);
+  hold(folder_.path(), root(), second);
+  const int status = in_child([&] {
+    if (!as_anybody()) return kCannotTry;
+    (void)mpi::attempt([&] { (void)roll_back(mpi::Comm(), root(), 1); });
+    return 0;
+  });
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kCannotTry) GTEST_SKIP() << "rights stay";
+  EXPECT_EQ(status, 0);
+  EXPECT_FALSE(fs::exists(second));
+  const fs::path leftover = second.string() + ".tmp";
+  ASSERT_TRUE(fs::exists(leftover / "held"));
+  fs::permissions(leftover / "held", fs::perms(0755));
+  EXPECT_EQ(newest(), 1);
 }
 
 TEST_F(SaveUnderFire, AReadOnlyFolderLeavesTheLastGoodOne) {

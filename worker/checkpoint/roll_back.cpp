@@ -10,7 +10,7 @@ namespace {
 void forget_after(const fs::path& root, std::int64_t step) {
   atomic_write(root / "LATEST", directory_name(step) + "\n");
   for (const Entry& entry : list_entries(root))
-    if (entry.step > step) fs::remove_all(entry.path);
+    if (entry.step > step) remove_entry(entry);
   sync_folder(root);
 }
 
