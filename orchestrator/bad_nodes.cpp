@@ -2,9 +2,12 @@
 #include "orchestrator/bad_nodes.hpp"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/append_line.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "orchestrator/events.hpp"
@@ -32,8 +35,9 @@ void add_bad_node(const fs::path& run_dir, const std::string& node, const std::s
   const std::vector<std::string> known = read_bad_nodes(run_dir);
   if (std::ranges::find(known, node) != known.end()) return;
   const fs::path file = file_of_bad_nodes(run_dir);
-  std::ofstream(file, std::ios::app)
-      << node << '\t' << static_cast<std::int64_t>(unix_seconds()) << '\t' << reason << '\n';
+  const auto now = static_cast<std::int64_t>(unix_seconds());
+  if (!append_line(file, node + "\t" + std::to_string(now) + "\t" + reason))
+    log::warning(file.string() + ": cannot write: " + std::strerror(errno));
   log::warning("node " + node + " is avoided from now on: " + reason + " (" + file.string() +
                " lists such nodes; delete the line of one that is well again)");
   append_event(run_dir, "node_avoided", {{"node", node}, {"reason", reason}});

@@ -6,10 +6,10 @@
 #include <charconv>
 #include <cstdint>
 #include <ctime>
-#include <fstream>
 #include <map>
 #include <sstream>
 
+#include "core/append_line.hpp"
 #include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -195,12 +195,8 @@ std::vector<Job> read_jobs(const fs::path& run_dir) {
 
 void append_job(const fs::path& run_dir, const Job& job) {
   const fs::path file = run_dir / "jobs.tsv";
-  const bool fresh = !fs::exists(file);
-  std::ofstream out(file, std::ios::app);
-  if (fresh) out << kHeader << '\n';
-  out << job_line(job) << '\n';
-  out.flush();
-  if (!out)
+  const std::string heading = fs::exists(file) ? "" : std::string(kHeader) + "\n";
+  if (!append_line(file, heading + job_line(job)))
     throw EnvironmentError(file.string() + ": cannot write; job " + job.id +
                            " is submitted all the same: scancel " + job.id);
 }

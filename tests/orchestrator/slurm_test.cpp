@@ -303,6 +303,24 @@ TEST(Allocation, BadNodesAreRememberedOnce) {
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
 }
 
+TEST(Allocation, AfterHalfALineABadNodeBeginsANewOne) {
+  const test::TemporaryFolder folder;
+  atomic_write(folder.path() / "bad-nodes", "n1\t17000");  // as a full disk leaves it
+  add_bad_node(folder.path(), "n2", "no answer");
+  EXPECT_EQ(read_bad_nodes(folder.path()), (std::vector<std::string>{"n1", "n2"}));
+}
+
+TEST(Queue, AfterHalfALineAJobBeginsANewOne) {
+  const test::TemporaryFolder folder;
+  append_job(folder.path(), {"12", "", 1e9, "abc", "", "2", ""});
+  const std::string whole = read_file(folder.path() / "jobs.tsv");
+  atomic_write(folder.path() / "jobs.tsv", whole + "13\t\t100");
+  append_job(folder.path(), {"14", "", 1e9, "abc", "", "2", ""});
+  const auto jobs = read_jobs(folder.path());
+  ASSERT_EQ(jobs.size(), 2U);
+  EXPECT_EQ(jobs[1].id, "14");
+}
+
 TEST(Queue, RowsAreRead) {
   const auto rows =
       parse_queue("12|PENDING|BeginTime|1||2026-11-23T23:09:24|demist:0123456789ab|\nnoise\n");
