@@ -171,8 +171,10 @@ fs::path find_run(const std::string& name) {
   std::error_code none;  // no runs/ here
   for (const auto& entry : fs::directory_iterator("runs", none))
     if (is_run_folder(entry.path())) known.push_back(entry.path().filename().string());
-  throw ConfigError("there is no run '" + name + "': neither " + name + " nor runs/" + name +
-                    " holds a recipe.textproto" + did_you_mean(name, known));
+  const std::string where = fs::path(name).is_absolute() ? "': it holds no recipe.textproto"
+                                                         : "': neither " + name + " nor runs/" +
+                                                               name + " holds a recipe.textproto";
+  throw ConfigError("there is no run '" + name + where + did_you_mean(name, known));
 }
 
 }  // namespace demist::slurm

@@ -445,6 +445,10 @@ TEST_F(ClusterCommands, AStatusOfAllRunsPassesOverThoseThatItCannotRead) {
   EXPECT_NE(text.find("runs/c: NEW"), std::string::npos) << text;
   std::string words;
   EXPECT_EQ(refusal({"status", "bb"}, words), 2);
+  EXPECT_EQ(refusal({"status", "no"}, words), 2);
+  EXPECT_NE(words.find("neither no nor runs/no holds"), std::string::npos) << words;
+  EXPECT_EQ(refusal({"status", "/no"}, words), 2);
+  EXPECT_EQ(words, "there is no run '/no': it holds no recipe.textproto");
 }
 
 TEST_F(ClusterCommands, LogsOfNothingAreNotWaitedFor) {
