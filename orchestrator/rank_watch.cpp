@@ -317,6 +317,10 @@ Pulse RankWatch::own_pulse() const {
 }
 
 void RankWatch::end_process(ExitCode code) {
+  // Without a supervisor nobody comes after the last rank. Pages of the dead stay: others may not
+  // have looked at them yet.
+  std::error_code ignored;
+  fs::remove(heartbeat_folder(stage_.run_dir), ignored);  // not while there are files
   heartbeat_->condemn();
   std::promise<void> aborted;
   std::thread([&] {

@@ -76,7 +76,7 @@ TEST(Commands, DoctorMakesNoFolder) {
 TEST(Commands, AStageWithoutStepsEndsWhenItIsAskedTo) {
   const test::TemporaryFolder folder;
   const fs::path run = folder.path() / "run", recipe = folder.path() / "slow.textproto",
-                 child = folder.path() / "child";
+                 child = folder.path() / "child", heartbeats = folder.path() / "heartbeats";
   atomic_write(recipe,
                "name: 'slow'\nstages { name: 'text' kind: PREPARE command: 'sh' command: '-c'"
                " command: 'echo $$ > " +
@@ -87,11 +87,13 @@ TEST(Commands, AStageWithoutStepsEndsWhenItIsAskedTo) {
     return id;
   };
   const int code = run_process(
-      {{DEMIST_BINARY, "train", recipe, "--stage", "text", "--set", "run_dir=" + run.string()}, {}},
+      {{DEMIST_BINARY, "train", recipe, "--stage", "text", "--set", "run_dir=" + run.string()},
+       {{"DEMIST_HEARTBEATS", heartbeats.string()}}},
       [&](int) {
         if (process() > 0) atomic_write(run / kStopFile, "");
       });
   EXPECT_EQ(code, static_cast<int>(ExitCode::requeue));
+  EXPECT_TRUE(fs::exists(heartbeats) && fs::is_empty(heartbeats));
   while (state_of(process()).letter != 'X' && state_of(process()).letter != 'Z') ::usleep(10000);
 }
 
