@@ -88,7 +88,7 @@ def check_costs(results):
         m = operations[name, shape]
         expect(m[bytes_or_flops] == m["calls"] * each, f"{bytes_or_flops} of {name}: {m}")
     single = {m["name"]: m for m in results["measurements"] if m["kind"] == "operation" and m["use"] == "single"
-              and "8 ranks" in m["shape"] or m["name"].startswith("fused")}
+              and (m["name"].startswith("fused") or "8 ranks" in m["shape"])}
     product, rows_and_decisions = 2 * 128 * 128 * 64, 128 * (16 + 128 // 8)
     for name, flops, moved in (("fused attention forward", 2 * product, 128 * (8 * 64 + 4)),
                                ("fused attention dQ", 3 * product, 128 * 12 * 64 + rows_and_decisions),
