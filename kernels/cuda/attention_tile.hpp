@@ -23,11 +23,9 @@ __device__ inline int lane_column() { return static_cast<int>(threadIdx.x) % 4; 
 
 // Where 8 elements of a tile lie: 16-byte pieces, an odd number of them from row to row. So the
 // same piece of 8 neighbouring rows, which is what ldmatrix reads at once, falls into 8 different
-// groups of 4 banks, and so do the neighbouring pieces that 8 threads of a copy write: no bank
-// conflicts, but for head_dim 80, where 8 threads write 2 pieces of 4 rows, and two of them meet in
-// one group: those writes, a fifth of a tile's traffic, take twice as long. (An exclusive-or
-// swizzle would save the padding, 6 to 12 %, but its addresses are no sums: they cost a register or
-// an instruction for each fragment, where these are offsets in the instruction.)
+// groups of 4 banks, and so do the pieces that 8 threads of a copy write: no bank conflicts. (An
+// exclusive-or swizzle would save the padding, 6 to 12 %, but its addresses are no sums: they cost
+// a register or an instruction for each fragment, where these are offsets in the instruction.)
 template <int kDim>
 constexpr int kPitch = (kDim / 8 | 1) * 8;
 template <int kDim>
@@ -57,8 +55,11 @@ __device__ inline void load_tile(bf16* tile, const Rows<const bf16>& from, int l
                       source + std::int64_t{Order::item(r)} * from.ld,
                       item + Order::item(r) < limit);
   } else {  // two threads a row, so that each instruction fills whole 32-byte sectors
-    static_assert(kThreads == 2 * kTile && kPieces % 2 == 0);
-    const int row = thread / 2, piece = thread % 2, item = Order::item(row);
+    static_assert(kThreads == 2 * kTile && kPieces % 2 == 0 && kPitch<kDim> / 8 % 8 == 3);
+    // 8 threads write 2 pieces of every other row: groups 0, 6, 4, 2 and 1, 7, 5, 3. (Of 4
+    // neighbouring rows two pieces would meet in one group.)
+    const int row = thread / 16 * 8 + thread % 8 / 2 * 2 + thread / 8 % 2, piece = thread % 2;
+    const int item = Order::item(row);
     const bf16* const source = from.row(item) + piece * 8;
     if (live >> (row / kChunk) & 1)
 #pragma unroll
