@@ -32,7 +32,7 @@ std::string unknown_device(void* driver, int devices) {
         attribute_of(&minor, kMinor, device) == kSuccess && major < kLeastComputeCapability)
       return "device " + std::to_string(i) + " has compute capability " + std::to_string(major) +
              "." + std::to_string(minor) + ", this build needs " +
-             std::to_string(kLeastComputeCapability) + ".0";
+             std::to_string(kLeastComputeCapability) + ".0; CUDA_VISIBLE_DEVICES leaves it out";
   }
   return {};
 }

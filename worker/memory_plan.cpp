@@ -254,8 +254,9 @@ MemoryPlan require_memory(const mpi::Comm& world, const MemoryRequest& request, 
         (sharing.size() == 1 ? "this rank needs "
                              : "the " + std::to_string(sharing.size()) + " ranks here need ") +
         format_bytes(together) + (request.on_device ? " of GPU memory, " : " of memory, ") +
-        format_bytes(together - available) + " more than is free (a rank: " + to_string(plan) +
-        "); " + remedy(request, share));
+        format_bytes(together - available) + " more than is free" +
+        (reserve > 0 ? " beside " + format_bytes(reserve) + " for NCCL and cuBLASLt" : "") +
+        " (a rank: " + to_string(plan) + "); " + remedy(request, share));
   });
   return plan;
 }

@@ -50,8 +50,10 @@ TEST(CudaDriver, WithoutUseSaysWhy) {
   EXPECT_EQ(problem({999, 13000, 0}), "the driver says: unknown error (999)");
   EXPECT_EQ(problem({0, 12040, 8}), "the driver knows CUDA 12.4, this build needs 13");
   EXPECT_EQ(problem({0, 13000, 0}), "the driver shows no device");
-  EXPECT_EQ(problem({0, 13000, 3, 75}),
-            "device 2 has compute capability 7.5, this build needs 8.0");
+  EXPECT_EQ(
+      problem({0, 13000, 3, 75}),
+      "device 2 has compute capability 7.5, this build needs 8.0; CUDA_VISIBLE_DEVICES leaves "
+      "it out");
   EXPECT_EQ(ask_cuda_driver(13, "libc.so.6").problem, "libc.so.6 is no driver of NVIDIA's");
 }
 
