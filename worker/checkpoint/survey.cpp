@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpoint/survey.hpp"
 
+#include "core/error.hpp"
+#include "core/log.hpp"
 #include "worker/checkpoint/checkpoint.hpp"
 #include "worker/checkpoint/manifest.hpp"
 
@@ -44,7 +46,11 @@ std::vector<Surveyed> survey(const fs::path& root, const Retention& keep) {
 }
 
 void prune(const fs::path& root, const fs::path& written, const Retention& keep) {
-  remove_leftovers(root);
+  try {
+    remove_leftovers(root);
+  } catch (const Error& error) {  // older checkpoints are to go all the same
+    log::warning(error.what());
+  }
   for (const Surveyed& checkpoint : survey(root, keep))
     if (checkpoint.superfluous() && checkpoint.entry.path.filename() != written.filename())
       remove_entry(checkpoint.entry);
