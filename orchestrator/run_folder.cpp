@@ -62,12 +62,12 @@ std::string record_text(const RunConfig& run) {
   return text + "# " + sha256_hex(run.resolved) + "\n" + run.resolved;
 }
 
-// Gives `run` the hashes that its record tells of. Not those of a record that was edited, which is
-// a recipe of its own.
-void restore_hashes(const std::string& record, RunConfig& run) {
+// Gives `run` the hashes that its record tells of; false: it was edited, and is a recipe of its
+// own, or an earlier version has written it.
+bool restore_hashes(const std::string& record, RunConfig& run) {
   std::istringstream lines(record);
   std::string line;
-  if (!std::getline(lines, line) || line != kRecordMark) return;
+  if (!std::getline(lines, line) || line != kRecordMark) return false;
   constexpr std::size_t digits = 64;
   std::vector<std::string> hashes;
   while (lines.peek() == '#' && std::getline(lines, line) && line.size() >= digits + 2)
@@ -75,14 +75,25 @@ void restore_hashes(const std::string& record, RunConfig& run) {
   const auto begin =
       static_cast<std::size_t>(std::max(std::streamoff{0}, std::streamoff(lines.tellg())));
   if (hashes.size() != run.stages.size() + 2 || hashes.back() != sha256_hex(record.substr(begin)))
-    return;
+    return false;
   run.hash = hashes.front();
   for (std::size_t i = 0; i < run.stages.size(); ++i) run.stages[i].hash = hashes[i + 1];
+  return true;
 }
 
 }  // namespace
 
-bool is_run_folder(const fs::path& path) { return fs::is_regular_file(path / kRecord); }
+bool is_run_folder(const fs::path& path) {
+  std::error_code unseen;
+  return fs::is_regular_file(path / kRecord, unseen);
+}
+
+bool has_whole_record(const fs::path& run_dir) {
+  RunConfig run;
+  const std::string text = read_file(run_dir / kRecord);
+  run.stages = parse_recipe(text, run_dir / kRecord).stages;
+  return restore_hashes(text, run);
+}
 
 void write_record(const RunConfig& run) { atomic_write(run.run_dir / kRecord, record_text(run)); }
 
@@ -111,10 +122,13 @@ RunConfig load_record(const fs::path& run_dir, RanksOf ranks, const std::string&
   std::string hash = sha256_hex(text);
   if (!expected.empty() && hash != expected)
     throw ConfigError(file.string() +
-                      " is not what this attempt began with: the run has been started anew "
-                      "meanwhile, with other settings");
+                      " is not what this attempt began with: it was edited, or the run has been "
+                      "started anew meanwhile, with other settings");
   RunConfig run = parse_recipe(text, file, {"run_dir=" + run_dir.string()}, ranks);
-  restore_hashes(text, run);
+  if (!restore_hashes(text, run))
+    throw ConfigError(file.string() +
+                      " was edited, or written by an earlier version: start the run with its "
+                      "recipe, and it goes on");
   run.record = std::move(hash);
   return run;
 }

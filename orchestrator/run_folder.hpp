@@ -24,10 +24,12 @@ void write_record(const RunConfig& run);
 std::string record_hash(const RunConfig& run);
 // Whether write_record() would have written it. Throws UnreadError.
 bool is_record(const std::filesystem::path& recipe);
+// Whether the record tells of its recipe's hashes: not one that was edited, nor those of earlier
+// versions. Throws UnreadError, ConfigError.
+bool has_whole_record(const std::filesystem::path& run_dir);
 // The run that was started last in this folder, whatever has become of the file that it was started
-// from; with other contents than write_record() wrote, what they say. Throws UnreadError where no
-// record can be read, for one was written, and ConfigError when its hash is not `expected` (empty:
-// any).
+// from. Throws UnreadError where no record can be read, for one was written, and ConfigError when
+// its hash is not `expected` (empty: any), or has_whole_record() is false.
 RunConfig load_record(const std::filesystem::path& run_dir, RanksOf ranks = RanksOf::recipe,
                       const std::string& expected = "");
 

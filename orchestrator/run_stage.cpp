@@ -18,6 +18,7 @@
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/score_stage.hpp"
+#include "orchestrator/slurm/submit.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/stop_file.hpp"
 #include "orchestrator/train_stage.hpp"
@@ -117,7 +118,10 @@ ExitCode carry_out(const mpi::Comm& world, const RunConfig& run, const StageConf
 
 // What `demist run` has done, and a user's mpirun has not.
 void become_a_run(const RunConfig& run) {
-  if (run.record.empty()) write_record(run);
+  if (run.record.empty()) {
+    slurm::keep_record_of_jobs(run);
+    write_record(run);
+  }
   // Who starts a run wants it to go on. Of a supervised one it would be a request of just now.
   if (std::getenv(kAttemptVariable) == nullptr) fs::remove(run.run_dir / kStopFile);
 }

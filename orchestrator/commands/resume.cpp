@@ -3,6 +3,7 @@
 #include "core/file.hpp"
 #include "orchestrator/commands/commands.hpp"
 #include "orchestrator/launch.hpp"
+#include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
 #include "orchestrator/slurm/submit.hpp"
 
@@ -24,17 +25,22 @@ int resume(const Arguments& arguments, const mpi::Comm& world) {
   std::erase_if(launch.overrides,
                 [](const std::string& assignment) { return assignment.starts_with("run_dir="); });
   launch.overrides.push_back("run_dir=" + fs::absolute(folder).lexically_normal().string());
+  // Whatever has become of the recipe since.
+  const bool whole = has_whole_record(folder);
   if (launch.submission) {
     if (options.has("ranks")) throw ConfigError("--ranks: this run was submitted; use --nodes");
     launch.submission->nodes = options.get("nodes", launch.submission->nodes);
     launch.submission->time = options.get("time", launch.submission->time);
-    return slurm::submit(launch, false);
+    return slurm::submit(launch, false, whole ? folder : fs::path());
   }
   if (options.has("nodes") || options.has("time"))
     throw ConfigError("--nodes and --time are for submitted runs; use --ranks, or demist submit");
-  Arguments again{launch.recipe};
-  for (const std::string& assignment : launch.overrides)
-    again.insert(again.end(), {"--set", assignment});
+  Arguments again{whole ? folder.string() : launch.recipe};
+  if (whole)
+    again.emplace_back("--recorded");
+  else
+    for (const std::string& assignment : launch.overrides)
+      again.insert(again.end(), {"--set", assignment});
   if (!launch.launcher.empty()) again.insert(again.end(), {"--launcher", launch.launcher});
   if (!launch.stage.empty()) again.insert(again.end(), {"--stage", launch.stage});
   if (options.has("ranks")) again.insert(again.end(), {"--ranks", *options.find("ranks")});

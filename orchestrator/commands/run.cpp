@@ -14,6 +14,7 @@
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/run_stage.hpp"
+#include "orchestrator/slurm/submit.hpp"
 #include "orchestrator/stop_file.hpp"
 #include "orchestrator/supervisor.hpp"
 
@@ -52,7 +53,10 @@ void open_run(const RunConfig& run, const SupervisorOptions& options, const Laun
   // next one at once.
   const FileLock lock(run.run_dir / "lock", options.allocation ? kRankPatience : kLockPatience);
   check_stages(run, options.redo);
-  if (run.record.empty()) write_record(run);
+  if (run.record.empty()) {
+    slurm::keep_record_of_jobs(run);
+    write_record(run);
+  }
   // A batch script heeds a request that came while its job waited, and `demist submit` has said how
   // it is started. Who starts a run by hand wants it to go on, in an allocation too.
   if (options.allocation && options.allocation->in_batch_script()) return;
@@ -141,8 +145,8 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
       .flag("dry-run", "check the recipe, print it with all defaults filled in, and exit");
   if (!options.parse(arguments)) return 0;
   const bool recorded = options.has("recorded");
-  if (recorded && (options.has("ranks") || !options.all("set").empty()))
-    throw ConfigError("--set and --ranks change a recipe, and --recorded takes one as it is");
+  if (recorded && !options.all("set").empty())
+    throw ConfigError("--set changes a recipe, and --recorded takes one as it is");
   const Given given = recorded ? Given{} : given_by(options);
   const RunConfig run = recorded ? load_record(options.positionals().front())
                                  : load_recipe(given.recipe, given.overrides);
@@ -150,7 +154,7 @@ int run_recipe(const Arguments& arguments, const mpi::Comm&) {
   SupervisorOptions supervisor;
   supervisor.run_dir = run.run_dir.string();
   supervisor.record = recorded ? run.record : record_hash(run);
-  supervisor.ranks = run.ranks;
+  supervisor.ranks = options.integer("ranks", run.ranks, 1);
   supervisor.progress = detect_progress_style();
   supervisor.redo = options.has("redo");
   if (options.has("stage")) supervisor.only = run.stage(*options.find("stage")).name;

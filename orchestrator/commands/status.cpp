@@ -140,7 +140,7 @@ void show_all(bool as_json) {
   for (const fs::path& run : all_runs()) {
     try {
       show_one(run, as_json, list);
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {  // of the file system, too
       list.push_back({{"run", run.string()}, {"state", "UNREADABLE"}, {"detail", error.what()}});
       if (!as_json) std::printf("%s: UNREADABLE (%s)\n", run.c_str(), error.what());
     }

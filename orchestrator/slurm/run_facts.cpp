@@ -57,7 +57,8 @@ RunProgress progress_of(const RunConfig& run) {
     progress.alive = std::chrono::duration<double>(changed.time_since_epoch()).count();
     if (const auto* work = std::get_if<TrainingStage>(&stage.work)) {
       progress.training = true;
-      progress.saved = progress.saved || fs::exists(stage.folder / "checkpoints" / "LATEST");
+      progress.saved =
+          progress.saved || started->saved || fs::exists(stage.folder / "checkpoints" / "LATEST");
       progress.steps = work->steps;
     }
     break;

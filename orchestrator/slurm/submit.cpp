@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "core/checksum.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/log.hpp"
 #include "orchestrator/bad_nodes.hpp"
 #include "orchestrator/config.hpp"
 #include "orchestrator/events.hpp"
@@ -276,9 +279,29 @@ int submit_rest(const RunConfig& run, const std::vector<Planned>& planned,
 
 }  // namespace
 
-int submit(Launch launch, bool dry_run) {
+void keep_record_of_jobs(const RunConfig& run) {
+  const fs::path record = run.run_dir / "recipe.textproto";
+  if (!fs::exists(record) || sha256_hex(read_file(record)) == record_hash(run)) return;
+  std::vector<Job> live;
+  try {
+    live = live_jobs(run);
+  } catch (const EnvironmentError& error) {
+    return log::warning(error.what());  // a copy on a machine without Slurm, perhaps
+  }
+  // A script that an earlier version has written starts from the recipe.
+  const char* const own = std::getenv("SLURM_JOB_ID");
+  if (own != nullptr && std::ranges::find(live, own, &Job::id) != live.end()) return;
+  if (!live.empty())
+    throw ConfigError("job " + live.front().id + " is to go on from the record in " +
+                      run.run_dir.string() + ", which this would change; `demist cancel " +
+                      run.run_dir.string() + "` first, or choose another folder with --set " +
+                      "run_dir=...");
+}
+
+int submit(Launch launch, bool dry_run, const fs::path& record) {
   launch.recipe = fs::absolute(launch.recipe).lexically_normal().string();
-  RunConfig run = load_recipe(launch.recipe, launch.overrides);
+  RunConfig run =
+      record.empty() ? load_recipe(launch.recipe, launch.overrides) : load_record(record);
   // The job starts elsewhere: every path is absolute.
   run.run_dir = fs::absolute(run.run_dir).lexically_normal();
   for (StageConfig& stage : run.stages) stage.folder = run.run_dir / stage.name;

@@ -16,7 +16,7 @@ namespace demist::slurm {
 struct Unsent {
   int jobs = 0;
   std::vector<std::string> stages;  // with a job a stage: whose
-  std::string text() const;         // "stages adapt, score", "2 of the chain's jobs", ""
+  std::string text() const;         // "stages adapt, score", "2 jobs", ""
 };
 // How the jobs of a run were asked for; nothing where that is not recorded.
 std::optional<Submission> submission_in(const std::filesystem::path& run_dir);

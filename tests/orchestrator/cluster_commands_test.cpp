@@ -11,6 +11,7 @@
 #include "orchestrator/config.hpp"
 #include "orchestrator/events.hpp"
 #include "orchestrator/exit_record.hpp"
+#include "orchestrator/launch.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/queue.hpp"
 #include "orchestrator/slurm/run_facts.hpp"
@@ -287,6 +288,35 @@ TEST_F(ClusterCommands, WhatSbatchRefusedIsSubmittedByTheSameCommandLater) {
   EXPECT_EQ(output({"status", run_.string()}).find("not submitted"), std::string::npos);
   EXPECT_TRUE(output(stages).starts_with("submitted already:\njob 11 "));
   EXPECT_EQ(slurm::read_jobs(run_).size(), 5U);
+}
+
+TEST_F(ClusterCommands, TheRecordOfAWaitingJobStays) {
+  submit_into_silence();
+  tool("squeue", "echo '7|PENDING|Resources|0||N/A|(null)|'");
+  const std::string record = read_file(run_ / "recipe.textproto");
+  for (const cli::Arguments& start :
+       {cli::Arguments{"run", recipe_}, {"train", recipe_, "--stage", "tokenizer"}}) {
+    cli::Arguments changed = start;
+    for (const std::string& setting :
+         {"run_dir=" + run_.string(), std::string("checkpoint.every_steps=7")})
+      changed.insert(changed.end(), {"--set", setting});
+    std::string words;
+    EXPECT_EQ(refusal(changed, words), static_cast<int>(ExitCode::usage));
+    EXPECT_NE(words.find("job 7 is to go on from the record"), std::string::npos) << words;
+  }
+  EXPECT_EQ(read_file(run_ / "recipe.textproto"), record);
+}
+
+TEST_F(ClusterCommands, ARunIsResumedWithoutItsRecipe) {
+  tool("squeue", "echo '8|COMPLETED|None|0||N/A|(null)|'");
+  tool("sacct", "exit 1");
+  tool("sbatch", "echo 8");
+  output(real_submit({}));
+  Launch launch = read_launch(run_);
+  launch.recipe = (folder_.path() / "gone.textproto").string();
+  write_launch(run_, launch);
+  EXPECT_TRUE(output({"resume", run_.string()}).starts_with("job 8: "));
+  EXPECT_EQ(slurm::read_jobs(run_).size(), 2U);
 }
 
 TEST_F(ClusterCommands, AChainThatSbatchCutIsMadeWhole) {

@@ -262,8 +262,9 @@ TEST(Commands, ARecordIsTakenAsItIs) {
             ExitCode::done);
   EXPECT_EQ(code_of({"run", folder, "--recorded", "--expect", "abc", "--dry-run"}),
             ExitCode::usage);
-  for (const auto& [option, value] : {std::pair{"--set", "seed=2"}, {"--ranks", "2"}})
-    EXPECT_EQ(code_of({"run", folder, "--recorded", "--dry-run", option, value}), ExitCode::usage);
+  EXPECT_EQ(code_of({"run", folder, "--recorded", "--dry-run", "--set", "seed=2"}),
+            ExitCode::usage);
+  EXPECT_EQ(code_of({"run", folder, "--recorded", "--dry-run", "--ranks", "2"}), ExitCode::done);
   const std::vector<std::string> train{"train", folder, "--stage", "corpus", "--record"};
   const auto with = [](std::vector<std::string> words, const std::string& word) {
     words.push_back(word);

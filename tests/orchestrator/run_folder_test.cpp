@@ -142,16 +142,21 @@ TEST_F(RecordTest, AnEditedRecordIsARecipeOfItsOwn) {
   std::string other = text;
   other.replace(other.find("seed: 3"), 7, "seed: 4");
   atomic_write(file, other);
-  const RunConfig edited = load_record(folder_);
+  const RunConfig edited = load_recipe(file);
   EXPECT_EQ(edited.seed, 4u);
   EXPECT_NE(edited.hash, run_.hash);
   EXPECT_NE(edited.stages[0].hash, run_.stages[0].hash);
+  EXPECT_FALSE(has_whole_record(folder_));
+  EXPECT_THROW(load_record(folder_), ConfigError);
   EXPECT_THROW(load_record(folder_, RanksOf::recipe, record_hash(run_)), ConfigError);
   atomic_write(file, text.substr(0, text.find('\n')));  // no more than the first line
   EXPECT_THROW(load_record(folder_), ConfigError);
   atomic_write(file, run_.resolved);  // as versions before wrote it
   EXPECT_TRUE(is_record(file));
-  EXPECT_NE(load_record(folder_).hash, run_.hash);
+  EXPECT_FALSE(has_whole_record(folder_));
+  EXPECT_THROW(load_record(folder_), ConfigError);
+  atomic_write(file, text);
+  EXPECT_TRUE(has_whole_record(folder_));
 }
 
 TEST_F(RecordTest, ARunThatWasStartedAnewIsNotWhatAnAttemptBeganWith) {
