@@ -30,9 +30,8 @@ std::string unknown_device(void* driver, int devices) {
     int device = 0, major = 0, minor = 0;
     if (device_of(&device, i) == kSuccess && attribute_of(&major, kMajor, device) == kSuccess &&
         attribute_of(&minor, kMinor, device) == kSuccess && major < kLeastComputeCapability)
-      return "device " + std::to_string(i) + " has compute capability " + std::to_string(major) +
-             "." + std::to_string(minor) + ", this build needs " +
-             std::to_string(kLeastComputeCapability) + ".0; CUDA_VISIBLE_DEVICES leaves it out";
+      return "device " + std::to_string(i) + too_old(major, minor) +
+             "CUDA_VISIBLE_DEVICES leaves it out";
   }
   return {};
 }

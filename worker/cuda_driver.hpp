@@ -8,6 +8,11 @@ namespace demist {
 
 // Of the GPUs that the kernels are compiled for: Ampere and later (bf16 on tensor cores, cp.async).
 constexpr int kLeastComputeCapability = 8;
+// Of a message: what an older device is told.
+inline std::string too_old(int major, int minor) {
+  return " has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
+         ", this build needs " + std::to_string(kLeastComputeCapability) + ".0; ";
+}
 
 struct CudaDriver {
   bool usable = false;

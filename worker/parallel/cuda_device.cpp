@@ -23,11 +23,8 @@ std::string take_device(int rank_on_node) {
   cudaDeviceProp properties{};
   cuda::check(cudaGetDeviceProperties(&properties, device), "device properties");
   if (properties.major < kLeastComputeCapability)
-    throw EnvironmentError(std::string(properties.name) + " has compute capability " +
-                           std::to_string(properties.major) + "." +
-                           std::to_string(properties.minor) + ", this build needs " +
-                           std::to_string(kLeastComputeCapability) +
-                           ".0; set parallel.device: CPU, or CUDA_VISIBLE_DEVICES");
+    throw EnvironmentError(properties.name + too_old(properties.major, properties.minor) +
+                           "set parallel.device: CPU, or CUDA_VISIBLE_DEVICES");
   return {properties.uuid.bytes, sizeof properties.uuid.bytes};
 }
 
