@@ -72,6 +72,15 @@ class ClusterCommands : public testing::Test {
     tool("scancel", "echo \"$@\" >> cancelled");
     tool("sbatch", "echo 8");
   }
+  // sbatch numbers jobs from 11, and takes the third only once there is `allowed`.
+  void take_two_jobs() const {
+    tool(
+        "sbatch",
+        "last=$(wc -l < asked 2>/dev/null || echo 0)\n"
+        "[ $last -lt 2 ] || [ -e allowed ] || { echo 'sbatch: error: QOSMaxSubmitJob' >&2; exit 1; "
+        "}\n"
+        "echo \"$*\" | sed 's|/[^ ]*/||' >> asked; echo $((last + 11))");
+  }
   bool is_cancelled() const { return fs::exists(folder_.path() / "cancelled"); }
   cli::Arguments submit(const cli::Arguments& options) const {
     cli::Arguments all{
@@ -246,12 +255,7 @@ TEST_F(ClusterCommands, OfAJobThatNobodyTellsOfNothingIsKnown) {
 }
 
 TEST_F(ClusterCommands, WhatSbatchRefusedIsSubmittedByTheSameCommandLater) {
-  // Numbers jobs from 11; from the third on only once there is `allowed`.
-  tool("sbatch",
-       "last=$(wc -l < asked 2>/dev/null || echo 0)\n"
-       "[ $last -lt 2 ] || [ -e allowed ] || { echo 'sbatch: error: QOSMaxSubmitJob' >&2; exit 1; "
-       "}\n"
-       "echo \"$*\" | sed 's|/[^ ]*/||' >> asked; echo $((last + 11))");
+  take_two_jobs();
   // All that were submitted live.
   tool("squeue",
        "for job in $(cut -f 1 run/jobs.tsv | grep -v job); do "
@@ -320,11 +324,7 @@ TEST_F(ClusterCommands, ARunIsResumedWithoutItsRecipe) {
 }
 
 TEST_F(ClusterCommands, AChainThatSbatchCutIsMadeWhole) {
-  tool("sbatch",
-       "last=$(wc -l < asked 2>/dev/null || echo 0)\n"
-       "[ $last -lt 2 ] || [ -e allowed ] || { echo 'sbatch: error: QOSMaxSubmitJob' >&2; exit 1; "
-       "}\n"
-       "echo \"$*\" | sed 's|/[^ ]*/||' >> asked; echo $((last + 11))");
+  take_two_jobs();
   // The first one has ended, as links of a chain do.
   tool("squeue",
        "echo '11|COMPLETED|None|0|n1|N/A|(null)|'; for job in $(cut -f 1 run/jobs.tsv | "
