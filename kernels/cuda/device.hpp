@@ -117,7 +117,7 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
-// x itself, of unknown origin to the compiler: it keeps the words, not what they were made of.
+// x itself, of unknown origin to the compiler: it keeps the word, not what the word was made of.
 __device__ __forceinline__ unsigned opaque(unsigned x) {
   asm("" : "+r"(x));
   return x;
