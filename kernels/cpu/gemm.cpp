@@ -2,8 +2,10 @@
 #include "kernels/cpu/gemm.hpp"
 
 #include <omp.h>
+#include <pthread.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdint>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -74,6 +76,31 @@ struct Product {
   }
 };
 
+// No signal from outside is handled on this thread in a scope. With long reductions oneDNN's
+// kernels for AVX2 (and some for AVX-512) let the stack pointer point to a buffer on the heap
+// ("mov(rsp, ARG_WS)" in jit_avx_gemm_f32.cpp): a handler's frame would replace what lies before
+// it.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    static const sigset_t outside = [] {
+      sigset_t set;
+      sigfillset(&set);
+      // A fault of this thread: held back, it would end the process without a word.
+      for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS})
+        sigdelset(&set, own);
+      return set;
+    }();
+    pthread_sigmask(SIG_BLOCK, &outside, &before_);
+  }
+  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 // The compiled products of one calling thread, and the memory they work in.
 class Products {
  public:
@@ -95,6 +122,7 @@ class Products {
         {DNNL_ARG_SCRATCHPAD, memory_of(desc.scratchpad_desc(), scratch(desc))}};
     if (!op.bias.empty())
       arguments.emplace(DNNL_ARG_BIAS, memory_of(desc.bias_desc(), op.bias.data()));
+    const SignalsHeld held;
     product.primitive.execute(stream_, arguments);
     stream_.wait();
   }

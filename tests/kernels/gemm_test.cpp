@@ -3,11 +3,16 @@
 
 #include <gtest/gtest.h>
 #include <omp.h>
+#include <pthread.h>
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <thread>
 #include <vector>
 
 namespace demist {
@@ -181,6 +186,56 @@ TEST(Gemm, NotANumberStaysVisible) {
   cpu::gemm(matrix(out.data(), 8, 8), matrix(a.data(), 8, 8), matrix(b.data(), 8, 8),
             Transpose::none, false, {});
   EXPECT_TRUE(std::isnan(out[0]));
+}
+
+// The handler's frame lies below the stack pointer. Where that is not the thread's own stack,
+// the frame replaces whatever memory is there.
+class SignalStorm {
+ public:
+  SignalStorm() {
+    pthread_attr_t attributes;
+    void* lowest = nullptr;
+    std::size_t bytes = 0;
+    pthread_getattr_np(pthread_self(), &attributes);
+    pthread_attr_getstack(&attributes, &lowest, &bytes);
+    pthread_attr_destroy(&attributes);
+    begin_ = reinterpret_cast<std::uintptr_t>(lowest);
+    end_ = begin_ + bytes;
+    struct sigaction action {};
+    action.sa_handler = +[](int) {
+      const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+      ++received_;
+      if (here < begin_ || here >= end_) ++elsewhere_;
+    };
+    sigaction(SIGUSR1, &action, &before_);
+    thread_ = std::jthread([target = pthread_self()](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        pthread_kill(target, SIGUSR1);
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      }
+    });
+  }
+  ~SignalStorm() {
+    thread_ = {};
+    sigaction(SIGUSR1, &before_, nullptr);
+  }
+  static int received() { return received_; }
+  static int elsewhere() { return elsewhere_; }
+
+ private:
+  static inline std::uintptr_t begin_, end_;
+  static inline std::atomic<int> received_ = 0, elsewhere_ = 0;
+  struct sigaction before_ {};
+  std::jthread thread_;
+};
+
+TEST(Gemm, ASignalFindsTheThreadsOwnStack) {
+  const SignalStorm storm;
+  constexpr Sizes kSizes[] = {{256, 512, 300}, {64, 64, 4096}, {32, 128, 9000}};
+  for (int round = 0; round < 20 || SignalStorm::received() < 200; ++round)
+    for (const Transpose transpose : kTransposes)
+      for (const Sizes s : kSizes) bits_on(1, DType::f32, s, transpose);
+  EXPECT_EQ(SignalStorm::elsewhere(), 0) << "of " << SignalStorm::received();
 }
 
 }  // namespace
