@@ -23,8 +23,8 @@ NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
 os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin"
 
 # Times are short so that tests are: a node is "down" 5 s after its slurmd has gone, a requeued job may start
-# again after cred_expire + 1 s (the default of 120 s is what a user meets), a job's processes are killed
-# KillWait after SIGTERM.
+# again after cred_expire + 1 s (the default of 120 s is what a user meets). Not KillWait, from SIGTERM to SIGKILL:
+# a busy machine needs its time to save.
 CONFIGURATION = """\
 ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
@@ -53,7 +53,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=5
-KillWait=5
+KillWait=30
 MinJobAge=300
 InactiveLimit=0
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=2 RealMemory=2000

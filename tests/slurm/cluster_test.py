@@ -4,6 +4,7 @@
 
 usage: cluster_test.py DEMIST CONFIGS
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -39,7 +40,7 @@ class Run:
         done = self.cluster.run(self.program, *map(str, arguments))
         expect(done.returncode == code,
                f"demist {' '.join(map(str, arguments))} ended with {done.returncode}, expected {code}:\n"
-               f"{done.stdout}{done.stderr}\n{self.story()}")
+               f"{done.stdout}{done.stderr}")
         return done.stdout
 
     def submit(self, *options, code=0):
@@ -77,7 +78,7 @@ class Run:
             if condition(now):
                 return now
             expect(now["state"] != "FAILED" and time.monotonic() < deadline,
-                   f"{what}: still {line}\n{json.dumps(now)}\n{self.story()}")
+                   f"{what}: still {line}\n{json.dumps(now)}")
             time.sleep(0.3)
 
     def wait_for_steps(self, more=5, seconds=60):
@@ -116,15 +117,33 @@ def reference(run):
     return run.hash("adapt")
 
 
+@contextlib.contextmanager
+def nodes_taken(cluster, count):
+    """By another job, until the end: what is submitted waits."""
+    job = cluster.run("sbatch", "--parsable", f"--nodes={count}", "--exclusive", "--output=/dev/null",
+                      "--wrap=sleep 600").stdout.strip()
+    yield
+    cluster.run("scancel", job)
+
+
+def wait_for_text(path, text, seconds=60):
+    deadline = time.monotonic() + seconds
+    while text not in path.read_text():
+        expect(time.monotonic() < deadline, f"{path} does not say '{text}':\n{path.read_text()}")
+        time.sleep(0.3)
+
+
 def runs_on_four_nodes(run, expected):
     dry = run.submit("--nodes", 4, "--dry-run")
     expect("#SBATCH --nodes=4" in dry and not run.folder.exists(), "a dry run leaves traces")
-    run.cluster.run("sbatch", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
-    run.submit("--nodes", 4)
-    follower = subprocess.Popen([run.program, "logs", run.folder, "--follow", "--lines", "0"], text=True,
-                                env=run.cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    again = run.submit("--nodes", 4)
-    expect("submitted already" in again and len(run.jobs()) == 1, f"submitted twice:\n{again}")
+    said = run.folder.parent / "follower.txt"
+    with nodes_taken(run.cluster, 4), open(said, "w", encoding="utf-8") as output:
+        run.submit("--nodes", 4)
+        follower = subprocess.Popen([run.program, "logs", run.folder, "--follow", "--lines", "0"],
+                                    env=run.cluster.environment, stdout=output, stderr=output)
+        again = run.submit("--nodes", 4)
+        expect("submitted already" in again and len(run.jobs()) == 1, f"submitted twice:\n{again}")
+        wait_for_text(said, "waiting for it: QUEUED")
     run.wait(lambda s: s["state"] == "TRAINING", "training", 90)
     run.wait(lambda s: s["state"] == "DONE", "the run", 90)
     expect(run.hash("adapt") == expected, "four nodes give other bits than one machine")
@@ -132,8 +151,8 @@ def runs_on_four_nodes(run, expected):
     expect("done already" in run.submit("--nodes", 4), "a finished run was submitted")
     run.wait_for_empty_queue()  # the run is done before its job is
     expect("ends with code 0: done" in run.demist("logs", run.folder), "the job's log lacks its end")
-    said, waited = follower.communicate(timeout=60)
-    expect("waiting for it: QUEUED" in waited and "stage pretrain" in said, f"{waited}{said}")
+    follower.wait(timeout=60)
+    expect("stage pretrain" in said.read_text(), said.read_text())
 
 
 def metrics(run):
@@ -186,11 +205,7 @@ def controller_restarts(run, cluster):
     before = len(starts(run))
     cluster.kill("slurmctld", signal.SIGTERM)
     os.kill(run.ranks()["node4"][0], signal.SIGKILL)
-    log = run.folder / "logs" / f"job-{run.jobs()[-1]}.log"
-    deadline = time.monotonic() + 180
-    while "asking again" not in log.read_text():
-        expect(time.monotonic() < deadline, f"it does not ask again:\n{run.story()}")
-        time.sleep(0.3)
+    wait_for_text(run.folder / "logs" / f"job-{run.jobs()[-1]}.log", "asking again", 180)
     cluster.start_controller()
     run.wait(lambda s: len(starts(run)) > before and s["state"] == "TRAINING", "restart", 240)
     run.wait_for_steps()
@@ -259,8 +274,9 @@ def preemption_requeues(run):
 def scancel_saves_and_stays_away(run):
     run.cluster.run("scancel", run.jobs()[-1])
     stopped = run.wait(lambda s: s["state"] == "STOPPED", "scancel")
-    newest = sorted((run.folder / "pretrain" / "checkpoints").glob("step-*"))[-1]
-    expect(int(newest.name.removeprefix("step-")) == stopped["step"], "the last step was not saved")
+    newest = sorted((run.folder / "pretrain" / "checkpoints").glob("step-*"))[-1].name
+    expect(int(newest.removeprefix("step-")) == stopped["step"],
+           f"not the last step was saved, but {newest}: {stopped}")
     time.sleep(1)
     expect(run.cluster.run("squeue", "-h").stdout == "", "a cancelled job came back")
 
@@ -302,8 +318,9 @@ def stages_depend_on_each_other(run, expected):
 
 
 def failure_ends_what_depends_on_it(run):
-    run.submit("--nodes", 1, "--stages", "jobs")
-    (run.folder.parent / "text.txt").unlink()  # what the corpus stage reads
+    with nodes_taken(run.cluster, 3):  # node3 is dead
+        run.submit("--nodes", 1, "--stages", "jobs")
+        (run.folder.parent / "text.txt").unlink()  # what the corpus stage reads
     run.wait_for_empty_queue()  # no stage waits for what will never be
     status = run.status()
     expect(status["state"] == "FAILED" and "text.txt" in status["detail"], f"{status}")
@@ -339,7 +356,11 @@ def main():
 
         def test(body, *arguments):
             print(f"[{time.monotonic() - begin:5.1f} s] {body.__name__}", flush=True)
-            return body(*arguments)
+            try:
+                return body(*arguments)
+            except AssertionError:
+                print("".join(run.story() for run in arguments if isinstance(run, Run)))
+                raise
 
         expected = test(reference, make("here", *FEW_STEPS))
         test(runs_on_four_nodes, make("four", *FEW_STEPS), expected)
