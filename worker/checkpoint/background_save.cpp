@@ -121,6 +121,7 @@ struct BackgroundSave::Impl {
   const Retention keep;
   const Hook hook;
   Snapshot snapshot;
+  PartWriter writer;
   State state = State::idle;
   Clock::time_point begun;
   std::vector<std::optional<Result>> reports;  // on rank 0, by rank
@@ -179,7 +180,8 @@ void BackgroundSave::Impl::start_writing() {
   state = State::writing;
   start([this](Result& result) {
     enter(Phase::write);
-    result.written = write_pieces(paths(), snapshot, comm.rank(), comm.size(), stop.get_token());
+    result.written =
+        write_pieces(writer, paths(), snapshot, comm.rank(), comm.size(), stop.get_token());
   });
 }
 

@@ -28,6 +28,7 @@ struct LogicalTensor {
   std::string name;
   std::int64_t rows = 1, cols = 0;  // a vector has one row
   std::int64_t size() const { return rows * cols; }
+  bool operator==(const LogicalTensor&) const = default;
 };
 
 // A run of elements of the flattened logical tensor (row-major). A column-split matrix is one piece

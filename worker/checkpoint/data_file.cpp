@@ -52,7 +52,7 @@ void SparseFile::for_each_part(
 }
 
 DataFile::DataFile(const std::filesystem::path& path)
-    : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {
+    : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
   if (fd_ < 0) fail("open", 0);
 }
 
@@ -76,7 +76,6 @@ void DataFile::reserve(std::uint64_t bytes) {
 }
 
 void DataFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
-  const std::uint64_t first = offset, count = bytes.size();
   while (!bytes.empty()) {
     const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
@@ -84,10 +83,10 @@ void DataFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) 
     offset += static_cast<std::uint64_t>(n);
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
-  // Else a large file would wait in memory until sync(), and the disk with it. Speed only.
-  constexpr std::uint64_t worth_a_call = std::uint64_t{1} << 20;
-  if (count < worth_a_call) return;
-  (void)::sync_file_range(fd_, static_cast<off_t>(first), static_cast<off_t>(count),
+}
+
+void DataFile::start(std::uint64_t offset, std::uint64_t count) {
+  (void)::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(count),
                           SYNC_FILE_RANGE_WRITE);
 }
 

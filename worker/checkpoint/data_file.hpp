@@ -29,8 +29,8 @@ class SparseFile {
   int fd_;
 };
 
-// An existing file, open for writing and reading back. Every failure throws EnvironmentError naming
-// the path.
+// A new file, or one made empty, open for writing and reading back. Every failure throws
+// EnvironmentError naming the path.
 class DataFile {
  public:
   explicit DataFile(const std::filesystem::path& path);
@@ -41,8 +41,11 @@ class DataFile {
   // Gives the file its size, and where the file system can takes all its disk blocks now: a full
   // disk or a quota is found before anything is written.
   void reserve(std::uint64_t bytes);
-  // Returns when the bytes are the system's; with many, the disk begins at once.
+  // Returns when the bytes are the system's.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  // Has the disk begin with these bytes: else they would wait in memory until sync(), and the disk
+  // with them. Speed only.
+  void start(std::uint64_t offset, std::uint64_t count);
   // Returns when the disk has taken these bytes, as far as the system knows; sync() is what makes
   // sure.
   void settle(std::uint64_t offset, std::size_t count);

@@ -20,6 +20,7 @@ struct Stripe {
   std::int64_t end() const { return start + (repeat - 1) * stride + count; }
   // True when every run lies in [0, limit) and none touches the next. Safe for any four numbers.
   bool valid(std::int64_t limit) const;
+  bool operator==(const Stripe&) const = default;
 };
 
 // `runs` rise and neither overlap nor touch. The stripes say the same runs in the same order.

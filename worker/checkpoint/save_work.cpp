@@ -79,13 +79,13 @@ void prepare_folder(const SavePaths& paths, std::uint64_t needed) {
   fs::create_directory(paths.temporary);
 }
 
-Written write_pieces(const SavePaths& paths, const Snapshot& state, int rank, int ranks,
-                     const std::stop_token& stop) {
+Written write_pieces(PartWriter& writer, const SavePaths& paths, const Snapshot& state, int rank,
+                     int ranks, const std::stop_token& stop) {
   check_table(state.tensors);
   ensure(state.meta.step >= 0, "checkpoint: negative step");
   const WriterId id{.rank = rank, .ranks = ranks, .step = state.meta.step};
-  const Part part = write_part(paths.temporary, id, state.tensors,
-                               plan_blocks(state.tensors, state.pieces), stop);
+  const Part part = writer.write(paths.temporary, id, state.tensors,
+                                 plan_blocks(state.tensors, state.pieces), stop);
   return {.part = to_text(part), .identity = identity_of(state), .bytes = part.file.bytes};
 }
 

@@ -33,9 +33,9 @@ std::uint64_t bytes_needed(const Snapshot& state);
 
 // Rank 0, before anybody writes: room for `needed` bytes, and a new temporary folder.
 void prepare_folder(const SavePaths& paths, std::uint64_t needed);
-// Every rank.
-Written write_pieces(const SavePaths& paths, const Snapshot& state, int rank, int ranks,
-                     const std::stop_token& stop);
+// Every rank, with a writer that it keeps from save to save.
+Written write_pieces(PartWriter& writer, const SavePaths& paths, const Snapshot& state, int rank,
+                     int ranks, const std::stop_token& stop);
 // Rank 0, when all have written: manifest, a look at the whole as a reader sees it, final name.
 void publish_parts(const SavePaths& paths, const Snapshot& state,
                    const std::vector<Written>& written);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpoint/write_check.hpp"
 
+#include <algorithm>
+
 #include "core/checksum.hpp"
 #include "core/error.hpp"
 
@@ -15,21 +17,32 @@ WriteCheck::WriteCheck(DataFile& file, std::size_t largest_chunk, const std::sto
     : file_(file), stop_(stop), limit_(under_way), buffer_(largest_chunk) {}
 
 void WriteCheck::expect(std::uint64_t offset, std::size_t bytes, std::uint64_t xxh3) {
+  constexpr std::uint64_t worth_a_call = std::uint64_t{1} << 20;
   chunks_.push_back({offset, bytes, xxh3});
   under_way_ += bytes;
-  while (under_way_ > limit_) {
-    const Chunk& oldest = chunks_.front();
-    file_.settle(oldest.offset, oldest.bytes);
-    check(oldest);
-    under_way_ -= oldest.bytes;
-    chunks_.pop_front();
-  }
+  idle_begin_ = std::min(idle_begin_, offset);
+  idle_end_ = std::max(idle_end_, offset + bytes);
+  if (idle_end_ - idle_begin_ >= worth_a_call) start();
+  while (under_way_ > limit_) check_oldest();
 }
 
 void WriteCheck::finish() {
-  for (const Chunk& chunk : chunks_) check(chunk);
-  chunks_.clear();
-  under_way_ = 0;
+  start();
+  while (!chunks_.empty()) check_oldest();
+}
+
+void WriteCheck::start() {
+  if (idle_begin_ < idle_end_) file_.start(idle_begin_, idle_end_ - idle_begin_);
+  idle_begin_ = kNowhere;
+  idle_end_ = 0;
+}
+
+void WriteCheck::check_oldest() {
+  const Chunk oldest = chunks_.front();
+  file_.settle(oldest.offset, oldest.bytes);
+  check(oldest);
+  under_way_ -= oldest.bytes;
+  chunks_.pop_front();
 }
 
 void WriteCheck::check(const Chunk& chunk) {

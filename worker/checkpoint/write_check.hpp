@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <span>
 #include <stop_token>
 
@@ -22,10 +23,11 @@ class WriteCheck {
   WriteCheck(DataFile& file, std::size_t largest_chunk, const std::stop_token& stop,
              std::size_t under_way = std::size_t{32} << 20);
 
-  // A chunk that was written. Waits until the disk has taken the oldest ones and reads those back:
-  // throws EnvironmentError when they are not what was written.
+  // A chunk that was written: the disk begins with it, together with its neighbours when it is
+  // small. With too much under way, waits until the disk has taken the oldest chunks and reads
+  // those back: throws EnvironmentError when they are not what was written.
   void expect(std::uint64_t offset, std::size_t bytes, std::uint64_t xxh3);
-  // The chunks that are left; after sync().
+  // The same for the chunks that are left; sync() then has little to wait for.
   void finish();
 
  private:
@@ -34,11 +36,16 @@ class WriteCheck {
     std::size_t bytes;
     std::uint64_t xxh3;
   };
+  void start();
+  void check_oldest();
   void check(const Chunk& chunk);
 
   DataFile& file_;
   const std::stop_token& stop_;
   const std::size_t limit_;
+  static constexpr std::uint64_t kNowhere = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t idle_begin_ = kNowhere,
+                idle_end_ = 0;  // what the disk has not begun with lies here
   std::size_t under_way_ = 0;
   std::deque<Chunk> chunks_;
   Buffer<std::byte> buffer_;

@@ -11,8 +11,8 @@
 
 #include "core/checksum.hpp"
 #include "core/file.hpp"
-#include "core/h5.hpp"
 #include "worker/checkpoint/data_file.hpp"
+#include "worker/checkpoint/tables.hpp"
 #include "worker/checkpoint/write_check.hpp"
 
 namespace demist::checkpoint {
@@ -88,33 +88,6 @@ void refuse_if_too_large(const fs::path& path, const std::vector<PlannedBlock>& 
                            "; raise the limit (ulimit -f) or use more ranks");
 }
 
-// Makes an empty file at `path` and, in `tables`, the HDF5 file that it is to become, with room for
-// every block.
-std::vector<Block> lay_out(const fs::path& path, const SparseFile& tables, const WriterId& id,
-                           const std::vector<LogicalTensor>& tensors,
-                           const std::vector<PlannedBlock>& planned) {
-  h5::File file = h5::File::create_elsewhere(path, tables.descriptor());
-  file.set_attribute("/", "format", std::string(kFormat));
-  file.set_attribute("/", "step", static_cast<std::uint64_t>(id.step));
-  file.set_attribute("/", "writer", static_cast<std::uint64_t>(id.rank));
-  file.set_attribute("/", "writers", static_cast<std::uint64_t>(id.ranks));
-  std::vector<Block> blocks;
-  for (const PlannedBlock& plan : planned) {
-    const std::string name = dataset_name(tensors[plan.tensor], plan.kind);
-    file.allocate(name, h5::Type::f32, static_cast<std::uint64_t>(plan.count));
-    file.write(stripe_table_name(name), flat(plan.stripes));  // the file explains itself
-    blocks.push_back({.file = 0,
-                      .tensor = plan.tensor,
-                      .kind = plan.kind,
-                      .offset = file.extent(name).offset,
-                      .count = plan.count,
-                      .stripes = plan.stripes,
-                      .checksums = {}});
-  }
-  file.close();
-  return blocks;
-}
-
 }  // namespace
 
 std::uint64_t bytes_for(std::uint64_t values, std::size_t datasets, std::size_t pieces) {
@@ -164,22 +137,24 @@ std::vector<PlannedBlock> plan_blocks(const std::vector<LogicalTensor>& tensors,
   return blocks;
 }
 
-Part write_part(const fs::path& folder, const WriterId& id,
-                const std::vector<LogicalTensor>& tensors, const std::vector<PlannedBlock>& blocks,
-                const std::stop_token& stop) {
+PartWriter::PartWriter() = default;
+PartWriter::~PartWriter() = default;
+
+Part PartWriter::write(const fs::path& folder, const WriterId& id,
+                       const std::vector<LogicalTensor>& tensors,
+                       const std::vector<PlannedBlock>& blocks, const std::stop_token& stop) {
   if (blocks.empty()) return {};
   std::array<char, 24> name{};
   std::snprintf(name.data(), name.size(), "w%04d.h5", id.rank);
-  Part part;
-  part.file.name = name.data();
-  const fs::path path = folder / part.file.name;
+  const fs::path path = folder / name.data();
   refuse_if_too_large(path, blocks);
-  const SparseFile tables;
-  part.blocks = lay_out(path, tables, id, tensors, blocks);
-  part.file.bytes = tables.size();
+  if (!tables_ || !tables_->fit(id, tensors, blocks))
+    tables_ = std::make_unique<Tables>(path, id, tensors, blocks);
+  Part part{.file = {.name = name.data(), .bytes = tables_->file_bytes()},
+            .blocks = tables_->blocks()};
   DataFile file(path);
   file.reserve(part.file.bytes);
-  tables.for_each_part([&](std::uint64_t offset, auto bytes) { file.write_at(offset, bytes); });
+  tables_->write(file, id.step);
   std::vector<float> buffer(static_cast<std::size_t>(kChunk));
   WriteCheck check(file, std::span(buffer).size_bytes(), stop);
   for (std::size_t b = 0; b < blocks.size(); ++b) {
@@ -187,8 +162,8 @@ Part write_part(const fs::path& folder, const WriterId& id,
     for (const std::span<const float> piece : blocks[b].pieces) writer.append(piece);
     part.blocks[b].checksums = writer.finish();
   }
-  file.sync();
   check.finish();
+  file.sync();
   return part;
 }
 

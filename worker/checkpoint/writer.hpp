@@ -1,8 +1,9 @@
-// One rank's file of a checkpoint: which blocks it holds, written, synced and read back.
+// One rank's file of a checkpoint: which blocks it holds, written, read back and synced.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <stop_token>
 #include <vector>
@@ -32,10 +33,25 @@ struct WriterId {
   int rank = 0, ranks = 1;
   std::int64_t step = 0;
 };
-// Writes <folder>/w<rank>.h5, syncs it, and compares what the file now holds with the checksums of
-// what was written. Writes nothing when there are no blocks. Ends early, with an error, on `stop`.
-Part write_part(const fs::path& folder, const WriterId& id,
-                const std::vector<LogicalTensor>& tensors, const std::vector<PlannedBlock>& blocks,
-                const std::stop_token& stop = {});
+
+class Tables;
+
+// Writes a rank's files, one save after the other.
+class PartWriter {
+ public:
+  PartWriter();
+  ~PartWriter();
+  PartWriter(const PartWriter&) = delete;
+  PartWriter& operator=(const PartWriter&) = delete;
+
+  // Writes <folder>/w<rank>.h5, compares what the file now holds with the checksums of what was
+  // written, and syncs it. Writes nothing when there are no blocks. Ends early, with an error, on
+  // `stop`.
+  Part write(const fs::path& folder, const WriterId& id, const std::vector<LogicalTensor>& tensors,
+             const std::vector<PlannedBlock>& blocks, const std::stop_token& stop = {});
+
+ private:
+  std::unique_ptr<Tables> tables_;  // of the last file
+};
 
 }  // namespace demist::checkpoint
