@@ -25,6 +25,8 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kStepsASave = 20;
+constexpr int kPairsARound =
+    9;  // of a save alone and a plain write: short, and a disk has its moods
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -204,7 +206,7 @@ int run(int argc, char** argv) {
       pause.push_back(bench.pause());
       beside.push_back(bench.whole());
     }
-    for (int round = 0; round < rounds; ++round) {
+    for (int i = 0; i < kPairsARound * rounds; ++i) {
       plain.push_back(bench.plain_write());
       bench.save_alone();
       alone.push_back(bench.writing());
