@@ -287,18 +287,32 @@ void File::close() {
   if (id_ >= 0 && H5Fclose(std::exchange(id_, -1)) < 0) fail(path_, "/", "close");
 }
 
+namespace {
+// Those that HDF5 makes on the way to a dataset by itself hold the time.
+void make_groups_of(hid_t file, const std::filesystem::path& path, const std::string& name) {
+  const Properties creation(H5Pcreate(H5P_GROUP_CREATE));
+  H5Pset_obj_track_times(creation.get(), 0);
+  for (std::size_t end = name.find('/', 1); end != std::string::npos;
+       end = name.find('/', end + 1)) {
+    const std::string group = name.substr(0, end);
+    if (H5Lexists(file, group.c_str(), H5P_DEFAULT) > 0) continue;
+    const Object made(H5Gcreate2(file, group.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT));
+    if (!made.valid()) fail(path, group, "create group");
+  }
+}
+}  // namespace
+
 void File::allocate(const std::string& name, Type type, std::uint64_t count) {
   const Library library;
   const hsize_t size = count;
+  make_groups_of(id_, path_, name);
   const Space space(H5Screate_simple(1, &size, nullptr));
-  const Properties links(H5Pcreate(H5P_LINK_CREATE));
-  H5Pset_create_intermediate_group(links.get(), 1);
   const Properties layout(H5Pcreate(H5P_DATASET_CREATE));
   H5Pset_obj_track_times(layout.get(), 0);
   H5Pset_layout(layout.get(), H5D_CONTIGUOUS);
   H5Pset_alloc_time(layout.get(), H5D_ALLOC_TIME_EARLY);
   H5Pset_fill_time(layout.get(), H5D_FILL_TIME_NEVER);
-  const Dataset dataset(H5Dcreate2(id_, name.c_str(), stored(type), space.get(), links.get(),
+  const Dataset dataset(H5Dcreate2(id_, name.c_str(), stored(type), space.get(), H5P_DEFAULT,
                                    layout.get(), H5P_DEFAULT));
   if (!dataset.valid()) fail(path_, name, "create dataset");
 }

@@ -5,7 +5,9 @@
 #include <hdf5.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -69,6 +71,19 @@ TEST_F(H5Test, MakesTheSameBytesInMemory) {
   EXPECT_TRUE(std::ranges::equal(image.bytes(), MappedFile(path_).bytes()));
   EXPECT_FALSE(fs::exists(folder_.path() / "never made.h5"));
   h5::File::create_in_memory(path_);  // and given up
+}
+
+TEST_F(H5Test, BytesDoNotTellTheTime) {
+  const auto written_now = [&] {
+    auto file = h5::File::create(path_);
+    file.write("deep/inside/few", std::vector<std::uint8_t>{1, 2, 3});
+    file.write("/deep/inside/fewer", std::vector<std::uint8_t>{1, 2});
+    file.close();
+    return read_file(path_);
+  };
+  const std::string before = written_now();
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // HDF5 counts seconds
+  EXPECT_TRUE(written_now() == before);
 }
 
 TEST_F(H5Test, RefusesATruncatedFile) {
