@@ -16,14 +16,22 @@ WriteCheck::WriteCheck(DataFile& file, std::size_t largest_chunk, const std::sto
                        std::size_t under_way)
     : file_(file), stop_(stop), limit_(under_way), buffer_(largest_chunk) {}
 
-void WriteCheck::expect(std::uint64_t offset, std::size_t bytes, std::uint64_t xxh3) {
-  constexpr std::uint64_t worth_a_call = std::uint64_t{1} << 20;
-  chunks_.push_back({offset, bytes, xxh3});
-  under_way_ += bytes;
-  idle_begin_ = std::min(idle_begin_, offset);
-  idle_end_ = std::max(idle_end_, offset + bytes);
-  if (idle_end_ - idle_begin_ >= worth_a_call) start();
+std::uint64_t WriteCheck::write(std::uint64_t offset, std::span<const std::byte> bytes) {
+  constexpr std::size_t worth_a_call = std::size_t{1} << 20;
+  refuse_if_stopped(stop_);
+  for (std::size_t done = 0; done < bytes.size();) {
+    const auto piece = bytes.subspan(done, std::min(worth_a_call, bytes.size() - done));
+    file_.write_at(offset + done, piece);
+    idle_begin_ = std::min(idle_begin_, offset + done);
+    done += piece.size();
+    idle_end_ = std::max(idle_end_, offset + done);
+    if (idle_end_ - idle_begin_ >= worth_a_call) start();
+  }
+  chunks_.push_back({offset, bytes.size(), xxh3_64(bytes)});
+  const std::uint64_t xxh3 = chunks_.back().xxh3;
+  under_way_ += bytes.size();
   while (under_way_ > limit_) check_oldest();
+  return xxh3;
 }
 
 void WriteCheck::finish() {

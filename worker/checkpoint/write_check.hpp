@@ -1,4 +1,5 @@
-// Reads back what was written to a checkpoint's file, while the rest is on its way to the disk.
+// Writes chunks to a checkpoint's file, and reads them back while others are on their way to the
+// disk.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -23,11 +24,11 @@ class WriteCheck {
   WriteCheck(DataFile& file, std::size_t largest_chunk, const std::stop_token& stop,
              std::size_t under_way = std::size_t{32} << 20);
 
-  // A chunk that was written: the disk begins with it, together with its neighbours when it is
+  // Returns the chunk's XXH3-64. The disk begins with it at once, with its neighbours when it is
   // small. With too much under way, waits until the disk has taken the oldest chunks and reads
   // those back: throws EnvironmentError when they are not what was written.
-  void expect(std::uint64_t offset, std::size_t bytes, std::uint64_t xxh3);
-  // The same for the chunks that are left; sync() then has little to wait for.
+  std::uint64_t write(std::uint64_t offset, std::span<const std::byte> bytes);
+  // Does so for all that are left; sync() then has little to wait for.
   void finish();
 
  private:

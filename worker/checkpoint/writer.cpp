@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <tuple>
 
-#include "core/checksum.hpp"
 #include "core/file.hpp"
 #include "worker/checkpoint/data_file.hpp"
 #include "worker/checkpoint/tables.hpp"
@@ -25,9 +24,8 @@ static_assert(std::endian::native == std::endian::little,
 // a copy and not a call, and every chunk is hashed once.
 class ChunkWriter {
  public:
-  ChunkWriter(DataFile& file, WriteCheck& check, std::uint64_t offset, std::span<float> buffer,
-              const std::stop_token& stop)
-      : file_(file), check_(check), offset_(offset), buffer_(buffer), stop_(stop) {}
+  ChunkWriter(WriteCheck& check, std::uint64_t offset, std::span<float> buffer)
+      : check_(check), offset_(offset), buffer_(buffer) {}
 
   void append(std::span<const float> values) {
     while (!values.empty()) {
@@ -55,18 +53,13 @@ class ChunkWriter {
     used_ = 0;
   }
   void put(std::span<const float> chunk) {
-    refuse_if_stopped(stop_);
-    file_.write_at(offset_, std::as_bytes(chunk));
-    checksums_.push_back(xxh3_64(std::as_bytes(chunk)));
-    check_.expect(offset_, chunk.size_bytes(), checksums_.back());
+    checksums_.push_back(check_.write(offset_, std::as_bytes(chunk)));
     offset_ += chunk.size_bytes();
   }
 
-  DataFile& file_;
   WriteCheck& check_;
   std::uint64_t offset_;
   const std::span<float> buffer_;
-  const std::stop_token& stop_;
   std::size_t used_ = 0;
   std::vector<std::uint64_t> checksums_;
 };
@@ -158,7 +151,7 @@ Part PartWriter::write(const fs::path& folder, const WriterId& id,
   std::vector<float> buffer(static_cast<std::size_t>(kChunk));
   WriteCheck check(file, std::span(buffer).size_bytes(), stop);
   for (std::size_t b = 0; b < blocks.size(); ++b) {
-    ChunkWriter writer(file, check, part.blocks[b].offset, buffer, stop);
+    ChunkWriter writer(check, part.blocks[b].offset, buffer);
     for (const std::span<const float> piece : blocks[b].pieces) writer.append(piece);
     part.blocks[b].checksums = writer.finish();
   }
