@@ -111,6 +111,10 @@ void atomic_write(const fs::path& path, std::string_view content) {
   durable_rename(temporary, path);
 }
 
+void update_file(const fs::path& path, std::string_view content) {
+  if (!fs::exists(path) || read_file(path) != content) atomic_write(path, content);
+}
+
 bool begins_line(int descriptor) {
   const off_t size = ::lseek(descriptor, 0, SEEK_END);
   char last = 0;

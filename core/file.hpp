@@ -41,6 +41,8 @@ std::string read_file(const fs::path& path);
 // Writes to a temporary file beside `path`, syncs it, renames it over `path`, syncs the folder:
 // a reader sees the old content or the new, never a part. Throws EnvironmentError.
 void atomic_write(const fs::path& path, std::string_view content);
+// The same, but a file that has this content already is left alone: no full disk is in its way.
+void update_file(const fs::path& path, std::string_view content);
 
 // Whether what is appended to an open file begins a line: it is empty, or its last byte is "\n". A
 // full disk or a crash can leave a part of a line, which the next one must not become a part of.

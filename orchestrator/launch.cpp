@@ -61,7 +61,7 @@ Launch launch_from_json(const std::string& text) {
 }
 
 void write_launch(const fs::path& run_dir, const Launch& launch) {
-  atomic_write(run_dir / kLaunchFile, to_json(launch) + "\n");
+  update_file(run_dir / kLaunchFile, to_json(launch) + "\n");
 }
 
 Launch read_launch(const fs::path& run_dir) {

@@ -95,7 +95,7 @@ bool has_whole_record(const fs::path& run_dir) {
   return restore_hashes(text, run);
 }
 
-void write_record(const RunConfig& run) { atomic_write(run.run_dir / kRecord, record_text(run)); }
+void write_record(const RunConfig& run) { update_file(run.run_dir / kRecord, record_text(run)); }
 
 std::string record_hash(const RunConfig& run) { return sha256_hex(record_text(run)); }
 

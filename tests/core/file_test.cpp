@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <optional>
 
 #include "core/error.hpp"
@@ -31,6 +32,16 @@ TEST_F(FileTest, AtomicWriteReplacesTheWholeAndLeavesNothingElse) {
   EXPECT_THROW(read_file(folder_ / "missing"), DataError);
   EXPECT_THROW(read_file(folder_), DataError);  // std::ifstream reads a folder as empty
   EXPECT_THROW(MappedFile{folder_}, DataError);
+}
+
+TEST_F(FileTest, UpdatingToTheSameContentWritesNothing) {
+  update_file(folder_ / "a", "x");
+  const auto long_ago = fs::file_time_type::clock::now() - std::chrono::hours(1);
+  fs::last_write_time(folder_ / "a", long_ago);
+  update_file(folder_ / "a", "x");
+  EXPECT_EQ(fs::last_write_time(folder_ / "a"), long_ago);
+  update_file(folder_ / "a", "y");
+  EXPECT_EQ(read_file(folder_ / "a"), "y");
 }
 
 TEST_F(FileTest, WhatThisMachineCannotReadIsNotAWrongPath) {
