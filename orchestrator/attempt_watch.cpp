@@ -11,17 +11,13 @@
 
 #include "core/log.hpp"
 #include "orchestrator/exit_record.hpp"
+#include "orchestrator/process.hpp"
 #include "orchestrator/progress.hpp"
 
 namespace demist {
 namespace {
 
 fs::path process_folder(int process) { return fs::path("/proc") / std::to_string(process); }
-
-fs::path program_of(int process) {
-  std::error_code gone;
-  return fs::read_symlink(process_folder(process) / "exe", gone);
-}
 
 std::vector<int> children_of(int process) {
   std::vector<int> ids;
@@ -30,13 +26,8 @@ std::vector<int> children_of(int process) {
   return ids;
 }
 
-const fs::path& our_program() {
-  static const fs::path program = fs::read_symlink("/proc/self/exe");
-  return program;
-}
-
 std::vector<int> those_of_ours(std::vector<int> processes) {
-  std::erase_if(processes, [](int process) { return program_of(process) != our_program(); });
+  std::erase_if(processes, [](int process) { return program_of(process) != own_program(); });
   return processes;
 }
 
@@ -68,7 +59,7 @@ AttemptWatch::AttemptWatch(WatchedStage stage, const Patience& patience)
 void AttemptWatch::look(int launcher) {
   const std::vector<int> children = children_of(launcher);
   std::vector<int> ranks = those_of_ours(children);
-  if (program_of(launcher) == our_program())
+  if (program_of(launcher) == own_program())
     ranks.insert(ranks.begin(), launcher);
   else
     end_forsaken(launcher, children, !ranks.empty());

@@ -6,6 +6,7 @@
 
 #include "core/log.hpp"
 #include "orchestrator/cli.hpp"
+#include "orchestrator/process.hpp"
 
 namespace {
 
@@ -24,6 +25,8 @@ void report(const mpi::Outcome& failure, const mpi::Comm& world) {
 int main(int argc, char** argv) {
   // A write beyond a file-size limit is an error like a full disk, not the end.
   std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGCHLD, SIG_DFL);  // ignored by some who start us: children would leave no code
+  (void)own_program();
   const cli::Arguments arguments(argv + 1, argv + argc);
   std::optional<mpi::Session> session;  // outlives the attempt: unwinding must not finalize MPI
   mpi::Comm world;

@@ -15,6 +15,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 #include <thread>
 
 #include "core/error.hpp"
@@ -43,13 +44,19 @@ std::vector<std::string> merged_environment(const std::map<std::string, std::str
   return merged;
 }
 
+constexpr std::string_view kReplaced = " (deleted)";  // what Linux appends
+
 // Starts it in a process group of its own; the child's id, or the negated errno.
 pid_t start(const ProcessSpec& spec, const posix_spawn_file_actions_t* files) {
   std::vector<std::string> words = spec.command, variables = merged_environment(spec.environment);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF);
   posix_spawnattr_setpgroup(&attributes, 0);
+  sigset_t own_way;
+  sigemptyset(&own_way);
+  sigaddset(&own_way, SIGPIPE);
+  posix_spawnattr_setsigdefault(&attributes, &own_way);
   pid_t pid = 0;
   const int error = posix_spawnp(&pid, words.front().c_str(), files, &attributes,
                                  pointers(words).data(), pointers(variables).data());
@@ -68,6 +75,7 @@ pid_t start_bound(const ProcessSpec& spec) {
   const pid_t parent = ::getpid(), pid = ::fork();
   if (pid == 0) {
     ::setpgid(0, 0);
+    ::signal(SIGPIPE, SIG_DFL);
     ::prctl(PR_SET_PDEATHSIG, SIGUSR1);
     if (::getppid() == parent)  // else it has gone before
       ::execvpe(arguments.front(), arguments.data(), environment.data());
@@ -147,6 +155,19 @@ bool read_all(const Pipe& out, const Pipe& err, double patience_seconds,
 }
 
 }  // namespace
+
+const std::filesystem::path& own_program() {
+  static const std::filesystem::path program = program_of(::getpid());
+  return program;
+}
+
+std::filesystem::path program_of(int process) {
+  std::error_code gone;
+  const auto link = std::filesystem::path("/proc") / std::to_string(process) / "exe";
+  std::string file = std::filesystem::read_symlink(link, gone).string();
+  if (file.ends_with(kReplaced)) file.resize(file.size() - kReplaced.size());
+  return file;
+}
 
 int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch) {
   const pid_t pid = watch ? start_bound(spec) : start(spec, nullptr);

@@ -44,6 +44,8 @@ StopSignals::~StopSignals() {
     if (!is_ignored(signal)) std::signal(signal, SIG_DFL);
 }
 
+void outlive_readers() { std::signal(SIGPIPE, SIG_IGN); }
+
 int StopSignals::count() const { return received; }
 int StopSignals::first() const { return first_signal; }
 

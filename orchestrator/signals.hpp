@@ -20,4 +20,8 @@ class StopSignals {
   bool requested() const { return count() > 0; }
 };
 
+// From here on a write to an output that nobody reads any more (`demist run R | tee log`, and tee
+// has gone) fails and does not end the process: work goes on without words.
+void outlive_readers();
+
 }  // namespace demist

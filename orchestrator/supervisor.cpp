@@ -15,6 +15,7 @@
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/signal_relay.hpp"
+#include "orchestrator/signals.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/summary.hpp"
 
@@ -122,6 +123,7 @@ std::map<std::string, std::string> stage_environment(int ranks_here, int threads
 }
 
 int supervise(const RunConfig& run, const SupervisorOptions& options) {
+  outlive_readers();
   SignalRelay relay(run.run_dir);
   for (const StageConfig& stage : run.stages) {
     if (!options.only.empty() && stage.name != options.only) continue;

@@ -10,6 +10,7 @@
 #include "orchestrator/events.hpp"
 #include "orchestrator/exit_record.hpp"
 #include "orchestrator/nearest.hpp"
+#include "orchestrator/process.hpp"
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/slurm/run_lines.hpp"
 #include "orchestrator/slurm/run_logs.hpp"
@@ -78,10 +79,9 @@ std::optional<bool> lives(const RunEvents& events) {
 }  // namespace
 
 bool is_demist(int process) {
-  std::error_code gone;
-  const fs::path program = fs::read_symlink("/proc/" + std::to_string(process) + "/exe", gone);
-  if (gone) return ::kill(process, 0) != 0 && errno == EPERM;  // somebody else's
-  return program.filename() == fs::read_symlink("/proc/self/exe").filename();
+  const fs::path program = program_of(process);
+  if (program.empty()) return ::kill(process, 0) != 0 && errno == EPERM;  // somebody else's
+  return program.filename() == own_program().filename();
 }
 
 std::string tail_of(const fs::path& file, std::size_t bytes) {

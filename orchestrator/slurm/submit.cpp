@@ -63,7 +63,7 @@ JobPlan base_plan(const RunConfig& run, const Launch& launch) {
   plan.name = run.name;
   plan.recipe_hash = run.hash;
   plan.run_dir = run.run_dir.string();
-  plan.program = fs::read_symlink("/proc/self/exe").string();
+  plan.program = own_program().string();
   plan.working_folder = fs::current_path().string();
   plan.nodes = parse_node_range(asked.nodes);
   plan.ntasks_per_node =
