@@ -39,7 +39,7 @@ class StageAttempts {
         stage_(stage),
         relay_(relay),
         policy_(run.recovery, options.ranks, run.tensor_parallel,
-                last_step(run.run_dir, stage.name)) {}
+                last_step(run.run_dir, stage.name), newest_checkpoint(stage.folder)) {}
 
   int run() {
     while (true) {
@@ -64,7 +64,7 @@ class StageAttempts {
     options_.ranks = crew.ranks;
     append_event(run_.run_dir, "attempt",
                  {{"stage", stage_.name}, {"attempt", number_}, {"ranks", options_.ranks}});
-    const std::string program = fs::read_symlink("/proc/self/exe").string();
+    const std::string program = own_program().string();
     ProcessSpec spec{stage_command(options_, program, stage_, crew),
                      stage_environment(crew.ranks_per_node, run_.threads, ::geteuid() == 0)};
     spec.environment[kAttemptVariable] = watched.attempt;
@@ -121,7 +121,7 @@ class StageAttempts {
       // In an allocation that was Slurm: the nodes are to be taken away.
       next = {options_.allocation == nullptr, 0, options_.ranks};
     else if (may_be_restarted(code) && !never_opened)
-      next = policy_.after_failure(step);
+      next = policy_.after_failure(step, newest_checkpoint(stage_.folder));
     next.again = next.again && !relay_.interrupted();
     write_event(code, step, next.again);
     if (code == 0) return false;

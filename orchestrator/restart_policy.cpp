@@ -25,14 +25,22 @@ bool may_be_restarted(int code) {
   }
 }
 
-RestartPolicy::Decision RestartPolicy::after_failure(std::int64_t step) {
-  in_vain_ = step > best_step_ ? 0 : in_vain_ + 1;
+RestartPolicy::Decision RestartPolicy::after_failure(std::int64_t step, const std::string& newest) {
+  in_vain_ = step > best_step_ || newest != newest_ ? 0 : in_vain_ + 1;
   best_step_ = std::max(best_step_, step);
+  newest_ = newest;
   if (in_vain_ == 0) return {true, 0, ranks_};
   if (in_vain_ >= recovery_.attempts) return {};
   const double delay = recovery_.delay_seconds * std::ldexp(1.0, in_vain_ - 1);
   if (recovery_.min_ranks > 0 && ranks_ - tensor_ >= recovery_.min_ranks) ranks_ -= tensor_;
   return {true, std::min(delay, recovery_.longest_delay_seconds), ranks_};
+}
+
+std::string newest_checkpoint(const std::filesystem::path& stage_folder) {
+  std::ifstream file(stage_folder / "checkpoints" / "LATEST");
+  std::string name;
+  std::getline(file, name);
+  return name;
 }
 
 std::int64_t last_step(const std::filesystem::path& run_dir, const std::string& stage) {

@@ -18,9 +18,9 @@ TEST(RestartPolicy, OnlyWhatMayPassIsTriedAgain) {
 }
 
 TEST(RestartPolicy, ProgressMeansAtOnce) {
-  RestartPolicy policy(RecoveryConfig{}, 4, 1, 10);
+  RestartPolicy policy(RecoveryConfig{}, 4, 1, 10, "");
   for (std::int64_t step = 11; step < 100; ++step) {
-    const auto decision = policy.after_failure(step);
+    const auto decision = policy.after_failure(step, "");
     EXPECT_TRUE(decision.again);
     EXPECT_EQ(decision.delay_seconds, 0);
     EXPECT_EQ(decision.ranks, 4);
@@ -32,32 +32,50 @@ TEST(RestartPolicy, WithoutProgressItWaitsLongerAndGivesUp) {
   recovery.attempts = 5;
   recovery.delay_seconds = 4;
   recovery.longest_delay_seconds = 10;
-  RestartPolicy policy(recovery, 4, 1, 30);
+  RestartPolicy policy(recovery, 4, 1, 30, "");
   std::vector<double> delays;
-  for (int i = 0; i < 4; ++i) delays.push_back(policy.after_failure(30).delay_seconds);
+  for (int i = 0; i < 4; ++i) delays.push_back(policy.after_failure(30, "").delay_seconds);
   EXPECT_EQ(delays, (std::vector<double>{4, 8, 10, 10}));
-  EXPECT_FALSE(policy.after_failure(29).again);
+  EXPECT_FALSE(policy.after_failure(29, "").again);
 }
 
 TEST(RestartPolicy, AStepFurtherStartsTheCountAgain) {
-  RestartPolicy policy(RecoveryConfig{}, 1, 1, 0);
-  EXPECT_TRUE(policy.after_failure(0).again);
-  EXPECT_TRUE(policy.after_failure(0).again);
-  EXPECT_EQ(policy.after_failure(1).delay_seconds, 0);
-  EXPECT_TRUE(policy.after_failure(1).again);
-  EXPECT_TRUE(policy.after_failure(1).again);
-  EXPECT_FALSE(policy.after_failure(1).again);
+  RestartPolicy policy(RecoveryConfig{}, 1, 1, 0, "");
+  EXPECT_TRUE(policy.after_failure(0, "").again);
+  EXPECT_TRUE(policy.after_failure(0, "").again);
+  EXPECT_EQ(policy.after_failure(1, "").delay_seconds, 0);
+  EXPECT_TRUE(policy.after_failure(1, "").again);
+  EXPECT_TRUE(policy.after_failure(1, "").again);
+  EXPECT_FALSE(policy.after_failure(1, "").again);
+}
+
+// A stage that is done again passes steps that its metrics have seen before.
+TEST(RestartPolicy, ANewCheckpointStartsTheCountAgain) {
+  RestartPolicy policy(RecoveryConfig{}, 1, 1, 60, "step-00000060");
+  for (const char* newest : {"", "step-00000006", "step-00000012", "step-00000018"})
+    EXPECT_EQ(policy.after_failure(20, newest).delay_seconds, 0) << newest;
+  EXPECT_TRUE(policy.after_failure(20, "step-00000018").again);
+  EXPECT_TRUE(policy.after_failure(20, "step-00000018").again);
+  EXPECT_FALSE(policy.after_failure(20, "step-00000018").again);
+}
+
+TEST(RestartPolicy, ReadsTheNameOfTheNewestCheckpoint) {
+  const test::TemporaryFolder folder;
+  EXPECT_EQ(newest_checkpoint(folder.path()), "");
+  std::filesystem::create_directory(folder.path() / "checkpoints");
+  std::ofstream(folder.path() / "checkpoints" / "LATEST") << "step-00000012\n";
+  EXPECT_EQ(newest_checkpoint(folder.path()), "step-00000012");
 }
 
 TEST(RestartPolicy, FewerRanksOnlyWhereItIsAllowed) {
   RecoveryConfig recovery;
   recovery.attempts = 9;
   recovery.min_ranks = 3;
-  RestartPolicy policy(recovery, 8, 2, 0);
-  EXPECT_EQ(policy.after_failure(0).ranks, 6);
-  EXPECT_EQ(policy.after_failure(5).ranks, 6);  // made steps: it fits
-  EXPECT_EQ(policy.after_failure(5).ranks, 4);
-  EXPECT_EQ(policy.after_failure(5).ranks, 4);  // two at a time: 2 would be too few
+  RestartPolicy policy(recovery, 8, 2, 0, "");
+  EXPECT_EQ(policy.after_failure(0, "").ranks, 6);
+  EXPECT_EQ(policy.after_failure(5, "").ranks, 6);  // made steps: it fits
+  EXPECT_EQ(policy.after_failure(5, "").ranks, 4);
+  EXPECT_EQ(policy.after_failure(5, "").ranks, 4);  // two at a time: 2 would be too few
 }
 
 TEST(RestartPolicy, ReadsTheLastStepOfItsStage) {
