@@ -267,6 +267,9 @@ QueueAnswer ask_queue(const std::vector<Job>& jobs, const std::set<std::string>&
     all.rows.insert(all.rows.end(), answer.rows.begin(), answer.rows.end());
     all.denied.merge(answer.denied);
   }
+  std::erase_if(all.rows, [&](const QueueRow& row) {
+    return row.state == "COMPLETING" && over.contains(row.id);
+  });
   std::string problem;
   for (const Job& job : jobs) {
     const bool shown = std::any_of(all.rows.begin(), all.rows.end(),

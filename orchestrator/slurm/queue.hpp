@@ -63,7 +63,8 @@ struct QueueAnswer {
 };
 // Rows of these jobs; of a reused id that is somebody else's by now, none. A job that squeue does
 // not show is asked for by itself, of the controller and then of accounting, but for those in
-// `over`.
+// `over`: their scripts have told of their end, and nodes that Slurm is slow to tidy up may keep
+// them COMPLETING for hours, which is no row.
 QueueAnswer ask_queue(const std::vector<Job>& jobs, const std::set<std::string>& over);
 // What accounting knows of one job; nothing where there is no accounting.
 std::optional<AccountRow> ask_accounting(const Job& job);

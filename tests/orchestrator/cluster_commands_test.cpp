@@ -323,6 +323,17 @@ TEST_F(ClusterCommands, ARunIsResumedWithoutItsRecipe) {
   EXPECT_EQ(slurm::read_jobs(run_).size(), 2U);
 }
 
+// Nodes that Slurm cannot tidy up keep a job COMPLETING; its script has ended.
+TEST_F(ClusterCommands, AJobThatHasToldOfItsEndIsOver) {
+  submit_into_silence();
+  tool("squeue", "echo '7|COMPLETING|None|0|n1|N/A|(null)|'");
+  EXPECT_TRUE(output(real_submit({})).starts_with("submitted already:"));
+  append_event(run_, "job_start", {{"job", "7"}, {"restart", 0}, {"nodes", "n1"}});
+  append_event(run_, "job_end", {{"job", "7"}, {"code", 5}, {"reason", "failed"}});
+  EXPECT_EQ(output({"status", run_.string()}).find("STARTING"), std::string::npos);
+  EXPECT_TRUE(output(real_submit({})).starts_with("job 8: "));
+}
+
 TEST_F(ClusterCommands, AChainThatSbatchCutIsMadeWhole) {
   take_two_jobs();
   // The first one has ended, as links of a chain do.

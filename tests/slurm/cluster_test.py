@@ -240,7 +240,7 @@ def lost_first_node_requeues(run, cluster):
 def cancel_saves_and_resume_goes_on(run):
     shown = run.demist("cancel", run.folder)
     expect("STOPPED" in shown, shown)
-    expect(run.cluster.run("squeue", "-h").stdout == "", "cancelled, but in the queue")
+    run.wait_for_empty_queue()
     saved = run.status()["step"]
     run.demist("resume", run.folder, "--nodes", 2)
     run.wait(lambda s: s["state"] == "TRAINING" and s["step"] > saved, "the resumed run")
@@ -277,6 +277,7 @@ def scancel_saves_and_stays_away(run):
     newest = sorted((run.folder / "pretrain" / "checkpoints").glob("step-*"))[-1].name
     expect(int(newest.removeprefix("step-")) == stopped["step"],
            f"not the last step was saved, but {newest}: {stopped}")
+    run.wait_for_empty_queue()
     time.sleep(1)
     expect(run.cluster.run("squeue", "-h").stdout == "", "a cancelled job came back")
 
