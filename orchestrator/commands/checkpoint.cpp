@@ -94,16 +94,19 @@ int verify_checkpoints(const Arguments& arguments, const mpi::Comm&) {
   return 0;
 }
 
-// What the options say; what they leave open, the run's recipe says.
+// What the options say; without any, the run's recipe. What training may have to go back to is not
+// theirs to say.
 Retention wanted(const Options& options, const fs::path& folder) {
+  const std::optional<Retention> rule = retention_of(folder);
   if (!options.has("keep-last") && !options.has("keep-every") && !options.has("keep-best")) {
-    if (const auto rule = retention_of(folder)) return *rule;
+    if (rule) return *rule;
     throw ConfigError(folder.string() +
                       " belongs to no run whose recipe would say what to keep; give --keep-last");
   }
   return {.last = options.integer<int>("keep-last", 1, 1),
           .every = options.integer<std::int64_t>("keep-every", 0, 0),
-          .best = options.integer<int>("keep-best", 0, 0)};
+          .best = options.integer<int>("keep-best", 0, 0),
+          .way_back = rule ? rule->way_back : checkpoint::WayBack{}};
 }
 
 int prune_checkpoints(const Arguments& arguments, const mpi::Comm&) {
@@ -111,7 +114,8 @@ int prune_checkpoints(const Arguments& arguments, const mpi::Comm&) {
       "demist checkpoint prune PATH [options]",
       "Removes the checkpoints of a run, a stage or a folder that no rule keeps. Without\n"
       "rules here the recipe's hold. Those that do not open are neither counted nor\n"
-      "removed. Safe while the run goes on.");
+      "removed; those that training may go back to (`guard`) stay. Safe while the run\n"
+      "goes on.");
   options.positional("PATH")
       .value("keep-last", "N", "keep so many of the newest; default: 1")
       .value("keep-every", "STEPS", "keep those whose step is a multiple")

@@ -136,6 +136,18 @@ TEST_F(CheckpointCommand, PruneFollowsTheRecipeOrTheOptions) {
   EXPECT_HAS(ending.message, "give --keep-last");
 }
 
+// After three bad steps that would be the one of step 40: `guard` of the recipe.
+TEST_F(CheckpointCommand, PruneLeavesWhatTrainingMayGoBackTo) {
+  save(mpi::Comm(), folder_, state_.tensors, pieces_of(state_, test::Split::rows, 0, 1),
+       test::make_meta(45), 0);
+  fs::remove_all(at(50));  // with it the stage would be done
+  demist({"prune", run_, "--keep-last", "1"});
+  EXPECT_EQ(steps(), "45 40 ");
+  fs::remove(run_ / "recipe.textproto");
+  demist({"prune", folder_, "--keep-last", "1"});
+  EXPECT_EQ(steps(), "45 ");
+}
+
 TEST_F(CheckpointCommand, ASaveUnderWayIsLeftAlone) {
   fs::create_directories(folder_ / "step-00000060.tmp");
   demist({"prune", run_, "--keep-last", "1"});
