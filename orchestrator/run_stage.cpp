@@ -18,6 +18,7 @@
 #include "orchestrator/run_folder.hpp"
 #include "orchestrator/run_plan.hpp"
 #include "orchestrator/score_stage.hpp"
+#include "orchestrator/signals.hpp"
 #include "orchestrator/slurm/submit.hpp"
 #include "orchestrator/stage_state.hpp"
 #include "orchestrator/stop_file.hpp"
@@ -26,11 +27,18 @@
 namespace demist {
 namespace {
 
-// Runs the command that makes the raw text, unless its product exists. Returns the product's hash.
-std::string prepare(const PrepareStage& work) {
-  if (fs::exists(work.product)) {
+// Runs the command that makes the raw text, unless its product exists and is no half of one.
+// Returns the product's hash.
+std::string prepare(const StageConfig& stage, const PrepareStage& work) {
+  const fs::path running = stage.folder / "command-runs";
+  if (fs::exists(work.product) && !fs::exists(running)) {
     log::info(work.product.string() + " exists already: the command is not run");
   } else {
+    if (fs::exists(work.product))
+      log::warning("the command that made " + work.product.string() +
+                   " did not end well: it is run again. To keep what is there, remove " +
+                   running.string());
+    atomic_write(running, "");
     log::info("running " + join(work.command, " "));
     int code = 0;
     try {
@@ -44,6 +52,7 @@ std::string prepare(const PrepareStage& work) {
     if (!fs::exists(work.product))
       throw DataError(work.command.front() + " ended well but made no " + work.product.string() +
                       "; correct the stage's `product`");
+    fs::remove(running);
   }
   return sha256_hex(read_file(work.product));
 }
@@ -101,7 +110,7 @@ ExitCode carry_out(const mpi::Comm& world, const RunConfig& run, const StageConf
   use_share_of_cores(world, run.threads);
   if (const auto* work = std::get_if<PrepareStage>(&stage.work))
     mpi::together(world, "prepare", [&] {
-      if (world.rank() == 0) state.output = prepare(*work);
+      if (world.rank() == 0) state.output = prepare(stage, *work);
     });
   else if (std::holds_alternative<TokenizerStage>(stage.work))
     mpi::together(world, "train tokenizer", [&] {
@@ -126,14 +135,20 @@ void become_a_run(const RunConfig& run) {
   if (std::getenv(kAttemptVariable) == nullptr) fs::remove(run.run_dir / kStopFile);
 }
 
+// A full disk costs a stage that was begun its seconds, not its exit code.
+void update_started(const StageConfig& stage, const StageState& state) {
+  const mpi::Outcome written = mpi::attempt([&] { write_started(stage, state); });
+  if (!written.message.empty()) log::warning(written.message);
+}
+
 ExitCode run_opened(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
-                    ProgressStyle progress, StageState state) {
+                    ProgressStyle progress, StageStatus status, StageState state) {
   const double begin = steady_seconds();
   state.began = unix_seconds();
   std::optional<StageClock> clock;
   mpi::together(world, "start stage " + stage.name, [&] {
     if (world.rank() != 0) return;
-    write_started(stage, state);
+    status == StageStatus::started ? update_started(stage, state) : write_started(stage, state);
     clock.emplace(stage);
   });
   const ExitCode code = carry_out(world, run, stage, progress, state);
@@ -143,9 +158,7 @@ ExitCode run_opened(const mpi::Comm& world, const RunConfig& run, const StageCon
     clock.reset();
     if (world.rank() != 0) return;
     if (code == ExitCode::done) return write_done(stage, state);
-    // A full disk costs an interrupted attempt its seconds, not its exit code.
-    const mpi::Outcome written = mpi::attempt([&] { write_started(stage, state); });
-    if (!written.message.empty()) log::warning(written.message);
+    update_started(stage, state);
   });
   return code;
 }
@@ -166,6 +179,7 @@ std::string stage_names(const RunConfig& run) {
 
 ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConfig& stage,
                    ProgressStyle progress) {
+  outlive_readers();
   std::optional<FileLock> lock;
   mpi::together(world, "open run folder", [&] {
     open_log(world, run.run_dir);
@@ -191,7 +205,7 @@ ExitCode run_stage(const mpi::Comm& world, const RunConfig& run, const StageConf
     }
     const RankWatch watch(world, run.run_dir, stage.name, patience_of(run, stage),
                           stop_request_of(stage));
-    return run_opened(watch.world(), run, stage, progress, state);
+    return run_opened(watch.world(), run, stage, progress, status, state);
   } catch (...) {
     leave_reason(run.run_dir, stage.name, world.rank(), mpi::attempt([] { throw; }));
     throw;
