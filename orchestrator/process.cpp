@@ -25,8 +25,6 @@ extern char** environ;
 namespace demist {
 namespace {
 
-constexpr int kNoSuchProgram = 127;  // as of a shell
-
 std::vector<char*> pointers(std::vector<std::string>& words) {
   std::vector<char*> result;
   for (std::string& word : words) result.push_back(word.data());

@@ -29,8 +29,10 @@ struct ProcessSpec {
 // when it cannot be started.
 int run_process(const ProcessSpec& spec, const std::function<void(int pid)>& watch = {});
 
+inline constexpr int kNoSuchProgram = 127;  // as of a shell
+
 struct Captured {
-  int code = 0;  // as of run_process; 127: there is no such program
+  int code = 0;  // as of run_process, or kNoSuchProgram
   std::string output, error;
 };
 // Runs it with an empty standard input and keeps what it wrote. One that takes longer than

@@ -23,8 +23,6 @@
 namespace demist::slurm {
 namespace {
 
-constexpr int kNoSuchQuery = 127;  // as of a shell
-
 std::string without_line_end(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
@@ -139,7 +137,7 @@ std::string Allocation::ask(const std::vector<std::string>& query, const StopAsk
                                 (said.code == 0 ? "an empty answer" : without_line_end(said.error));
     if (stop_asked()) throw Error(ExitCode::requeue, "asked to stop; " + problem);
     const double now = steady_seconds();
-    if (now >= end || said.code == kNoSuchQuery)
+    if (now >= end || said.code == kNoSuchProgram)
       throw EnvironmentError(problem + "; is Slurm's controller reachable from this node?");
     if (now >= next_word) {
       log::warning(problem + "; asking again for " + format_duration(end - now));

@@ -280,6 +280,19 @@ QueueAnswer ask_queue(const std::vector<Job>& jobs, const std::set<std::string>&
   return all;
 }
 
+std::vector<QueueRow> jobs_of_folder(const std::string& mark) {
+  const Captured said =
+      capture_process({{"squeue", "--me", "--noheader", kQueueColumns}, {}}, kQueryPatience);
+  if (said.code == kNoSuchProgram) return {};
+  if (said.code != 0) throw EnvironmentError("squeue gives no answer: " + first_line(said.error));
+  std::vector<QueueRow> rows = parse_queue(said.output);
+  std::erase_if(rows, [&](const QueueRow& row) {
+    return !row.is_live() || row.state == "COMPLETING" || !row.comment.starts_with("demist:") ||
+           !row.comment.ends_with(":" + mark);
+  });
+  return rows;
+}
+
 std::optional<AccountRow> ask_accounting(const Job& job) {
   const Captured said = ask_sacct(job);
   if (said.code != 0) return std::nullopt;

@@ -66,6 +66,9 @@ struct QueueAnswer {
 // `over`: their scripts have told of their end, and nodes that Slurm is slow to tidy up may keep
 // them COMPLETING for hours, which is no row.
 QueueAnswer ask_queue(const std::vector<Job>& jobs, const std::set<std::string>& over);
+// Jobs of this user that wait or run and whose comment names the folder of `mark`, whatever the
+// recipe; none where there is no squeue. Throws EnvironmentError when it gives no answer.
+std::vector<QueueRow> jobs_of_folder(const std::string& mark);
 // What accounting knows of one job; nothing where there is no accounting.
 std::optional<AccountRow> ask_accounting(const Job& job);
 

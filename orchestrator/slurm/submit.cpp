@@ -124,6 +124,20 @@ std::vector<Job> live_jobs(const RunConfig& run) {
   return live;
 }
 
+// sbatch may have been cut off, or this program, when Slurm had the job already.
+void refuse_unknown_jobs(const RunConfig& run) {
+  const std::vector<Job> known = read_jobs(run.run_dir);
+  std::vector<std::string> unknown;
+  for (const QueueRow& row : jobs_of_folder(folder_mark(run.run_dir)))
+    if (std::ranges::none_of(known, [&](const Job& job) { return job.id == row.id; }))
+      unknown.push_back(row.id);
+  if (!unknown.empty())
+    throw EnvironmentError("Slurm has jobs for " + run.run_dir.string() +
+                           " that its jobs.tsv does not know, for the answer of an earlier sbatch "
+                           "was lost; scancel " +
+                           join(unknown, " ") + ", then try again");
+}
+
 // Else the job would leave them out as well, when it runs.
 void forget_all_but(const std::vector<std::string>& avoided, const fs::path& run_dir) {
   std::vector<std::string> again = read_bad_nodes(run_dir);
@@ -322,6 +336,7 @@ int submit(Launch launch, bool dry_run, const fs::path& record) {
   fs::create_directories(run.run_dir / "logs");
   constexpr double patience = 60;  // seconds; another `demist submit` waits for sbatch perhaps
   const FileLock lock(run.run_dir / "submit.lock", patience);
+  refuse_unknown_jobs(run);
   const std::vector<Job> live = live_jobs(run);
   refuse_other_recipe(run, live);
   if (!live.empty()) return submit_rest(run, planned, live, launch);

@@ -31,6 +31,7 @@ class ClusterCommands : public testing::Test {
     // As of jobs that ended some minutes ago, without accounting.
     tool("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1");
     tool("sacct", "exit 1");
+    tool("squeue", "exit 0");
   }
   ~ClusterCommands() override { ::setenv("PATH", path_.c_str(), 1); }
 
@@ -332,6 +333,32 @@ TEST_F(ClusterCommands, AJobThatHasToldOfItsEndIsOver) {
   append_event(run_, "job_end", {{"job", "7"}, {"code", 5}, {"reason", "failed"}});
   EXPECT_EQ(output({"status", run_.string()}).find("STARTING"), std::string::npos);
   EXPECT_TRUE(output(real_submit({})).starts_with("job 8: "));
+}
+
+// sbatch was killed for its silence, and slurmctld has the job.
+TEST_F(ClusterCommands, AJobWhoseIdWasLostIsNotSubmittedTwice) {
+  tool("squeue", "cat queue 2>/dev/null; exit 0");
+  tool("sbatch", "echo \"$@\" >> asked; sed -n 's/#SBATCH --comment=//p' \"$2\" > comment; exit 1");
+  std::string words;
+  EXPECT_EQ(refusal(real_submit({}), words), static_cast<int>(ExitCode::environment));
+  EXPECT_TRUE(slurm::read_jobs(run_).empty());
+  std::string comment = read_file(folder_.path() / "comment");
+  std::erase_if(comment, [](char c) { return c == '\n' || c == '"' || c == '\''; });
+  ASSERT_TRUE(comment.starts_with("demist:")) << comment;
+  atomic_write(folder_.path() / "queue", "41|RUNNING|None|0|n1|N/A|" + comment + "\n");
+  EXPECT_EQ(refusal(real_submit({}), words), static_cast<int>(ExitCode::environment));
+  EXPECT_NE(words.find("scancel 41, then try again"), std::string::npos) << words;
+  const std::string asked = read_file(folder_.path() / "asked");
+  EXPECT_EQ(std::count(asked.begin(), asked.end(), '\n'), 1);  // sbatch
+  // Another folder's, one that is over, and one that is known.
+  for (const std::string& row :
+       {"41|RUNNING|None|0|n1|N/A|" + comment.substr(0, 20) + "0000000000ab",
+        "41|COMPLETING|None|0|n1|N/A|" + comment}) {
+    atomic_write(folder_.path() / "queue", row + "\n");
+    tool("sbatch", "echo 42");
+    fs::remove(run_ / "jobs.tsv");
+    EXPECT_TRUE(output(real_submit({})).starts_with("job 42: "));
+  }
 }
 
 TEST_F(ClusterCommands, AChainThatSbatchCutIsMadeWhole) {
