@@ -343,10 +343,10 @@ class StepLoop {
     if (reporter_) write_started(stage_, state_);  // a resumed stage does not measure it again
   }
   void carry_out(const Rollback& rollback) {
-    if (reporter_) reporter_->rollback(rollback);
     end_save();
     mpi::enter(world_, Phase::start);
     trainer_.roll_back(checkpoint::roll_back(world_, stage_.checkpoints(), rollback.step));
+    if (reporter_) reporter_->rollback(rollback);
     mpi::enter(world_, Phase::control);
     held_ = false;
   }

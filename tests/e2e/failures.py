@@ -194,6 +194,14 @@ def bad_steps(binary, configs, root):
     decisions = [[(event["step"], event["data_steps"]) for event in run.events("rollback")] for run in (whole, cut)]
     expect(set(decisions[0]) == set(decisions[1]) and len(decisions[0]) > 2, f"decisions differ: {decisions}")
     expect(whole.hash() == cut.hash(), "the hashes differ")
+    lost = make(binary, configs, root / "bad-lost", *settings, "parallel.ranks=1", "recovery.delay_seconds=0.1")
+    target = lost.checkpoints() / f"step-{decisions[0][0][0]:08}"
+    lost.start().wait_for(target.exists, 0.001)
+    target.rename(root / "away")  # as if its save had failed
+    lost.finish_training()
+    [ended] = lost.failures()
+    lost.expect(ended["code"] == 5 and "it is made again from step" in ended["cause"], f"wrong: {ended}")
+    lost.expect(whole.hash() == lost.hash(), "the hash differs where the way back was lost")
 
 
 def hopeless(binary, configs, root):

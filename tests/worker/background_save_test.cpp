@@ -221,6 +221,28 @@ TEST_F(SaveUnderFire, AWayBackThatIsCutShortLeavesNoCheckpointWithHoles) {
   EXPECT_EQ(newest(), 1);
 }
 
+// Its save failed, on a full disk perhaps.
+TEST_F(SaveUnderFire, AWayBackToWhatWasNeverSavedStartsFromBefore) {
+  for (const int step : {1, 2, 4}) {
+    ASSERT_EQ(save(step).message, "");
+    fs::rename(root() / directory_name(step), folder_.path() / directory_name(step));
+  }
+  for (const int step : {1, 2, 4})
+    fs::rename(folder_.path() / directory_name(step), root() / directory_name(step));
+  const auto outcome = mpi::attempt([&] { (void)roll_back(mpi::Comm(), root(), 3); });
+  EXPECT_EQ(outcome.code, ExitCode::environment);
+  EXPECT_NE(outcome.message.find("it is made again from step 2"), std::string::npos)
+      << outcome.message;
+  EXPECT_EQ(newest(), 2);
+  EXPECT_FALSE(fs::exists(root() / directory_name(4)));
+  // Without any older one nothing is removed.
+  EXPECT_EQ(mpi::attempt([&] { (void)roll_back(mpi::Comm(), root(), 1); }).code, ExitCode::done);
+  fs::rename(root() / directory_name(1), root() / directory_name(7));
+  EXPECT_EQ(mpi::attempt([&] { (void)roll_back(mpi::Comm(), root(), 1); }).code,
+            ExitCode::checkpoint);
+  EXPECT_TRUE(fs::exists(root() / directory_name(7)));
+}
+
 TEST_F(SaveUnderFire, AReadOnlyFolderLeavesTheLastGoodOne) {
   ASSERT_EQ(save(1).message, "");
   fs::permissions(folder_.path(), fs::perms(0755));
