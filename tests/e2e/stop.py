@@ -15,13 +15,14 @@ import time
 
 from run import TRAINED, Run, expect, send
 
-# The command of the first stage sends the signal to `demist run` when it has made what it is for.
+# The command of the first stage sends the signal to `demist run` when it has made what it is for; once, for it may be
+# ended before the stage has seen that it is done, and is run again then.
 TWO_STAGES = """
 name: "two"
 stages {
   name: "first"
   kind: PREPARE
-  command: "sh" command: "-c" command: "touch $0/1; kill -INT $(cut -d' ' -f4 /proc/$PPID/stat)" command: "{run}"
+  command: "sh" command: "-c" command: "touch $0/1; [ -e $0/told ] || { touch $0/told; kill -INT $(cut -d' ' -f4 /proc/$PPID/stat); }" command: "{run}"
   product: "{run}/1"
 }
 stages { name: "second" kind: PREPARE command: "touch" command: "{run}/2" product: "{run}/2" }
