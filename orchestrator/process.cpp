@@ -42,8 +42,6 @@ std::vector<std::string> merged_environment(const std::map<std::string, std::str
   return merged;
 }
 
-constexpr std::string_view kReplaced = " (deleted)";  // what Linux appends
-
 // Starts it in a process group of its own; the child's id, or the negated errno.
 pid_t start(const ProcessSpec& spec, const posix_spawn_file_actions_t* files) {
   std::vector<std::string> words = spec.command, variables = merged_environment(spec.environment);
@@ -160,10 +158,11 @@ const std::filesystem::path& own_program() {
 }
 
 std::filesystem::path program_of(int process) {
+  constexpr std::string_view replaced = " (deleted)";  // what Linux appends
   std::error_code gone;
   const auto link = std::filesystem::path("/proc") / std::to_string(process) / "exe";
   std::string file = std::filesystem::read_symlink(link, gone).string();
-  if (file.ends_with(kReplaced)) file.resize(file.size() - kReplaced.size());
+  if (file.ends_with(replaced)) file.resize(file.size() - replaced.size());
   return file;
 }
 

@@ -8,9 +8,13 @@
 
 namespace demist::checkpoint {
 
+namespace {
+
 void refuse_if_stopped(const std::stop_token& stop) {
   if (stop.stop_requested()) throw EnvironmentError("the save was given up");
 }
+
+}  // namespace
 
 WriteCheck::WriteCheck(DataFile& file, std::size_t largest_chunk, const std::stop_token& stop,
                        std::size_t under_way)

@@ -14,9 +14,6 @@
 
 namespace demist::checkpoint {
 
-// Throws EnvironmentError when the save was given up.
-void refuse_if_stopped(const std::stop_token& stop);
-
 class WriteCheck {
  public:
   // `under_way`: bytes written and not yet read back, at most. Enough to keep a disk busy; less
@@ -45,8 +42,8 @@ class WriteCheck {
   const std::stop_token& stop_;
   const std::size_t limit_;
   static constexpr std::uint64_t kNowhere = std::numeric_limits<std::uint64_t>::max();
-  std::uint64_t idle_begin_ = kNowhere,
-                idle_end_ = 0;  // what the disk has not begun with lies here
+  // What the disk has not begun with lies between these.
+  std::uint64_t idle_begin_ = kNowhere, idle_end_ = 0;
   std::size_t under_way_ = 0;
   std::deque<Chunk> chunks_;
   Buffer<std::byte> buffer_;
